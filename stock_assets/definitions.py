@@ -1,0 +1,34 @@
+"""What Dagster loads: wiring only, no work at import."""
+
+import dagster as dg
+
+from stock_assets.database import Database
+from stock_assets.defs import assets, automation
+from stock_assets.settings import current_settings
+from stock_assets.storage import Store
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The whole platform."""
+    return dg.Definitions(
+        assets=dg.map_asset_specs(
+            automation.with_freshness,
+            [
+                assets.raw_prices,
+                assets.validated_prices,
+                assets.price_features,
+                assets.ticker_models,
+                assets.forecasts,
+            ],
+        ),
+        jobs=automation.JOBS,
+        sensors=automation.SENSORS,
+        schedules=automation.SCHEDULES,
+        resources={
+            "settings": current_settings(),
+            "database": Database(current_settings().prediction_database_url),
+            "store": Store(current_settings().store),
+        },
+        executor=dg.in_process_executor,
+    )

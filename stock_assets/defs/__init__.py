@@ -1,0 +1,1 @@
+"""The Dagster side: what is declared, checked, automated and shown."""

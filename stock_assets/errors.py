@@ -1,0 +1,17 @@
+"""What can go wrong that a user can mend; each message says found, expected and what to do."""
+
+
+class StockAssetsError(Exception):
+    """Base of the errors whose message is written for the user."""
+
+
+class DropError(StockAssetsError):
+    """A file is no CSV of daily prices at all and is refused as a whole."""
+
+
+class ForecastNotFoundError(StockAssetsError):
+    """No forecast is stored for a ticker."""
+
+
+class SetupError(StockAssetsError):
+    """The installation lacks something: a file, a package, a setting."""

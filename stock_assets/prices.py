@@ -1,0 +1,340 @@
+"""The CSV contract: bytes of a drop in, accepted and rejected rows out, none lost.
+
+Every physical line after the header that is not blank is one row, so line numbers are exact:
+a quoted field may hold commas, but not a line break.
+"""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaErrors
+
+from stock_assets.errors import DropError
+
+COLUMNS = ("ticker", "sector", "date", "close", "open", "low", "high", "volume")
+PRICES = ("close", "open", "low", "high")
+KEY = ["ticker", "date"]
+
+_SEPARATOR = "\x1f"  # cannot stand in a file: control characters are refused
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_MAX_VOLUME = 2.0**53  # whole numbers above it are not exact as floating point
+_MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What became of the rows of one drop.
+
+    Attributes:
+        accepted: Columns of `COLUMNS`, one row per (ticker, date), ascending.
+        rejected: Columns line (1 is the first line of the file), raw (its text), reasons (list).
+        collapsed: Rows that repeat an accepted or rejected row exactly.
+        rows_read: Rows of the file; accepted + rejected + collapsed.
+        extra_columns: Columns of the file that the contract does not know and that were ignored.
+    """
+
+    accepted: pd.DataFrame
+    rejected: pd.DataFrame
+    collapsed: int
+    rows_read: int
+    extra_columns: tuple[str, ...]
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many rejected rows give each reason; a row may give several."""
+        return Counter(reason for reasons in self.rejected["reasons"] for reason in reasons)
+
+
+def price_schema(today: date) -> pa.DataFrameSchema:
+    """The row rules; each check's error text is the reason that a rejected row is given."""
+    return pa.DataFrameSchema(
+        {
+            "ticker": pa.Column(
+                str,
+                _rule(
+                    lambda s: s.str.fullmatch(r"[A-Z0-9][A-Z0-9.\-]{0,14}"),
+                    "ticker is not 1 to 15 of A-Z, 0-9, dot and dash",
+                ),
+            ),
+            "sector": pa.Column(str, _rule(lambda s: s != "", "sector is empty")),
+            "date": pa.Column(
+                "datetime64[ns]",
+                [
+                    _rule(lambda s: s.notna(), "date is not a day written YYYY-MM-DD"),
+                    _rule(lambda s: ~(s > pd.Timestamp(today)), "date is in the future"),
+                ],
+                nullable=True,
+            ),
+            **{
+                name: pa.Column(
+                    float,
+                    _rule(lambda s: np.isfinite(s) & (s > 0), f"{name} is not a number above 0"),
+                    nullable=True,
+                )
+                for name in PRICES
+            },
+            "volume": pa.Column(
+                float,
+                _rule(
+                    lambda s: (s >= 0) & (s <= _MAX_VOLUME) & (s == s.round()),
+                    "volume is not a whole number of 0 or more",
+                ),
+                nullable=True,
+            ),
+        },
+        checks=[
+            _rule(
+                lambda f: ~(f["low"] > np.fmin(f["open"], f["close"])),
+                "low is above open or close",
+            ),
+            _rule(
+                lambda f: ~(f["high"] < np.fmax(f["open"], f["close"])),
+                "high is below open or close",
+            ),
+        ],
+        strict=True,
+        ordered=True,
+    )
+
+
+def validate_csv(content: bytes, *, today: date, max_bytes: int) -> Validation:
+    """Sort the rows of a CSV of daily prices into accepted, rejected and collapsed ones.
+
+    Args:
+        content: The file, plain or gzip, UTF-8 with or without BOM, LF or CRLF.
+        today: Rows dated later are rejected.
+        max_bytes: Largest size of the text; a compressed file is measured unpacked.
+
+    Raises:
+        DropError: The file is no such CSV at all.
+    """
+    text = _text(content, max_bytes)
+    lines = _Lines.split(text)
+    header, first = _header(lines)
+    rows, malformed = _rows(lines, header, first)
+    frame = _typed(rows)
+
+    reasons = _broken_rules(frame, today)
+    valid = frame.drop(index=list(reasons))
+    repeated = valid.duplicated(keep="first")
+    valid = valid[~repeated]
+    reasons |= _conflicts(valid)
+    accepted = valid.drop(index=[line for line in reasons if line in valid.index])
+
+    reasons |= malformed
+    rejected = pd.DataFrame(
+        [(line, lines.raw(line), reasons[line]) for line in sorted(reasons)],
+        columns=["line", "raw", "reasons"],
+    )
+    return Validation(
+        accepted=accepted.astype({"volume": "int64"}).sort_values(KEY, ignore_index=True),
+        rejected=rejected,
+        collapsed=int(repeated.sum()),
+        rows_read=len(frame) + len(malformed),
+        extra_columns=tuple(name for name in header if name not in COLUMNS),
+    )
+
+
+def _rule(holds: object, reason: str) -> pa.Check:
+    """A vectorised check that also sees missing values, named by its reason."""
+    return pa.Check(holds, name=reason, error=reason, ignore_na=False)
+
+
+def _text(content: bytes, max_bytes: int) -> bytes:
+    """The file unpacked, without BOM, each line ended by LF."""
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as unpacked:
+                content = unpacked.read(max_bytes + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            raise DropError(
+                f"The gzip file is damaged or cut off ({error}): compress and drop it again."
+            ) from error
+    if len(content) > max_bytes:
+        raise DropError(
+            f"The file has more than {max_bytes:,} bytes of text, the most that is taken "
+            "(STOCK_ASSETS_MAX_DROP_BYTES): split it, a drop may hold any part of a history."
+        )
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if control := _CONTROL.search(content):
+        line = content.count(b"\n", 0, control.start()) + 1
+        raise DropError(
+            f"The file is not text: line {line} holds the byte 0x{control.group()[0]:02x}. "
+            "Expected a CSV in UTF-8, plain or gzip."
+        )
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DropError(
+            f"Line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8."
+        ) from error
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return content
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """The physical lines of a text; line numbers count from 1."""
+
+    text: bytes
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+    @classmethod
+    def split(cls, text: bytes) -> "_Lines":
+        breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        starts = np.concatenate([[0], breaks + 1])
+        ends = np.concatenate([breaks, [len(text)]])
+        return cls(text, starts, ends)
+
+    def __getitem__(self, line: int) -> bytes:
+        return self.text[self.starts[line - 1] : self.ends[line - 1]]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def raw(self, line: int) -> str:
+        text = self[line].decode()
+        return text if len(text) <= _MAX_RAW else text[:_MAX_RAW] + "…"
+
+    def count(self, character: str) -> npt.NDArray[np.int64]:
+        """How often the character stands in each line."""
+        found = np.flatnonzero(np.frombuffer(self.text, np.uint8) == ord(character))
+        return np.searchsorted(found, self.ends) - np.searchsorted(found, self.starts)
+
+
+def _header(lines: _Lines) -> tuple[list[str], int]:
+    """The column names in lower case, and the number of the first line after them."""
+    line = next((n for n in range(1, len(lines) + 1) if lines[n].strip()), None)
+    expected = f"Expected a header with the columns {','.join(COLUMNS)} in any order"
+    if line is None:
+        raise DropError(f"The file is empty. {expected}, then one row per ticker and day.")
+    found = lines.raw(line)
+    names = [name.strip().lower() for name in _fields(found) or []]
+    missing = [name for name in COLUMNS if name not in names]
+    shown = found[:200] + ("…" if len(found) > 200 else "")
+    if missing:
+        lacking = "no header" if len(missing) == len(COLUMNS) else f"no column {', '.join(missing)}"
+        raise DropError(f"The file has {lacking}: line {line} is {shown!r}. {expected}.")
+    twice = sorted({name for name in names if name in COLUMNS and names.count(name) > 1})
+    if twice:
+        raise DropError(f"The header names {', '.join(twice)} twice: {shown!r}. {expected}.")
+    if not any(lines[n].strip() for n in range(line + 1, len(lines) + 1)):
+        raise DropError(
+            f"The file is empty after its header in line {line}. "
+            "Expected one row per ticker and day."
+        )
+    return names, line + 1
+
+
+def _rows(
+    lines: _Lines, header: list[str], first: int
+) -> tuple[pd.DataFrame, dict[int, list[str]]]:
+    """The rows as they stand (index: line), and the reason of each line that is no row of ours."""
+    numbers = np.arange(first, len(lines) + 1)
+    body = lines.text[lines.starts[first - 1] :].replace(b",", _SEPARATOR.encode())
+    well_formed = (lines.count(",") == len(header) - 1) & (lines.count('"') == 0)
+    malformed: dict[int, list[str]] = {}
+    odd = numbers[~well_formed[first - 1 :]]
+    if len(odd):
+        texts = body.split(b"\n")
+        keep = np.ones(len(numbers), bool)
+        for line in odd.tolist():
+            fields = _fields(lines[line].decode())
+            if fields is not None and len(fields) == len(header):
+                texts[line - first] = _SEPARATOR.join(fields).encode()
+                continue
+            keep[line - first] = False
+            if lines[line].strip():
+                malformed[line] = [
+                    "quotes are not closed"
+                    if fields is None
+                    else f"has {len(fields)} fields where the header has {len(header)}"
+                ]
+        body = b"\n".join(text for text, kept in zip(texts, keep, strict=True) if kept)
+        numbers = numbers[keep]
+    if not len(numbers):
+        return pd.DataFrame(columns=list(COLUMNS), index=numbers, dtype=object), malformed
+    frame = pd.read_csv(
+        io.BytesIO(body),
+        sep=_SEPARATOR,
+        header=None,
+        names=range(len(header)),
+        usecols=[header.index(name) for name in COLUMNS],
+        dtype={header.index(name): str for name in ("ticker", "sector", "date")},
+        quoting=csv.QUOTE_NONE,
+        na_filter=False,
+        skip_blank_lines=False,
+        float_precision="round_trip",
+        low_memory=False,
+    )
+    frame = frame.rename(columns=dict(enumerate(header)))[list(COLUMNS)]
+    return frame.set_index(numbers), malformed
+
+
+def _fields(line: str) -> list[str] | None:
+    """The fields of one line; None where a quote is not closed."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return None
+
+
+def _typed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Trimmed text, days and numbers; what cannot be read becomes a missing value."""
+    day = rows["date"].astype(str).str.strip()
+    written_in_full = day.str.len() == len("YYYY-MM-DD")
+    return pd.DataFrame(
+        {
+            "ticker": rows["ticker"].astype(str).str.strip().str.upper(),
+            "sector": rows["sector"].astype(str).str.strip(),
+            "date": pd.to_datetime(
+                day.where(written_in_full), format="%Y-%m-%d", errors="coerce"
+            ).astype("datetime64[ns]"),
+            **{name: _numbers(rows[name]) for name in (*PRICES, "volume")},
+        }
+    )
+
+
+def _numbers(column: "pd.Series[object]") -> "pd.Series[float]":
+    if pd.api.types.is_bool_dtype(column):  # a column of the words True and False
+        return pd.Series(np.nan, index=column.index)
+    return pd.to_numeric(column, errors="coerce").astype("float64")
+
+
+def _broken_rules(frame: pd.DataFrame, today: date) -> dict[int, list[str]]:
+    """The reasons of each line that breaks a rule of the schema."""
+    try:
+        price_schema(today).validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        cases = errors.failure_cases[["index", "check"]].drop_duplicates()
+        reasons: dict[int, list[str]] = {}
+        for line, reason in sorted(cases.itertuples(index=False, name=None)):
+            reasons.setdefault(int(line), []).append(reason)
+        return reasons
+    return {}
+
+
+def _conflicts(valid: pd.DataFrame) -> dict[int, list[str]]:
+    """The reason of each line that tells something else of the same ticker and day."""
+    repeats = valid[valid.duplicated(KEY, keep=False)]
+    return dict(_conflict_reasons(repeats))
+
+
+def _conflict_reasons(repeats: pd.DataFrame) -> Iterator[tuple[int, list[str]]]:
+    for _, group in repeats.groupby(KEY, sort=False):
+        for line in group.index:
+            yield int(line), ["conflicts with another row of the same ticker and date"]

@@ -1,0 +1,55 @@
+"""Every setting of the platform, read from the environment in this one place."""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, AliasChoices, Field, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings and their defaults; each is read from ``STOCK_ASSETS_<NAME>``.
+
+    Attributes:
+        home: Holds dagster.yaml, the drop folder, the store and the embedded database. Falls back
+            to ``DAGSTER_HOME``, then to ./dagster_home.
+        drops: The folder that CSVs are dropped into; home/drops if not set.
+        database_url: SQLAlchemy address of the prediction database and of Dagster's own storage,
+            such as postgresql://user:password@host/name; SQLite files in home if not set.
+        max_drop_bytes: Largest CSV that is taken, in bytes of text.
+        max_tickers_per_run: Largest range of tickers that one run works on.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="STOCK_ASSETS_", frozen=True)
+
+    home: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        default=Path("dagster_home"),
+        validation_alias=AliasChoices("STOCK_ASSETS_HOME", "DAGSTER_HOME"),
+        validate_default=True,
+    )
+    drops: Annotated[Path, AfterValidator(Path.absolute)] | None = None
+    database_url: str = ""
+    max_drop_bytes: PositiveInt = 1 << 30
+    max_tickers_per_run: PositiveInt = 100
+
+    @property
+    def drop_folder(self) -> Path:
+        """Where CSVs are dropped; files there are read, never changed."""
+        return self.drops or self.home / "drops"
+
+    @property
+    def store(self) -> Path:
+        """Where the platform keeps its own files: drops, features, models."""
+        return self.home / "store"
+
+    @property
+    def prediction_database_url(self) -> str:
+        """The address of the prediction database, SQLite by default."""
+        return self.database_url or f"sqlite:///{self.home / 'predictions.db'}"
+
+
+@cache
+def current_settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

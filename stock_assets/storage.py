@@ -1,0 +1,116 @@
+"""The platform's own files: drops as they came, feature tables, model artifacts.
+
+A file appears under its name only when it is complete, so a reader never sees half of one.
+"""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A dropped file as the store keeps it.
+
+    Attributes:
+        key: Its drop's partition key: the file's name and the start of its digest.
+        sha256: Digest of its bytes, hexadecimal.
+        size: Bytes.
+    """
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """Files below one folder."""
+
+    root: Path
+
+    def keep_drop(self, source: Path) -> KeptFile:
+        """Copy a dropped file byte for byte; the same bytes under the same name are kept once."""
+        digest, size = hashlib.sha256(), 0
+        with source.open("rb") as file, _temporary(self.root / "drops") as copy:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                size += copy.write(block)
+            copy.close()
+            sha256 = digest.hexdigest()
+            key = f"{_slug(source.name)}-{sha256[:12]}"
+            Path(copy.name).replace(self.drop_path(key))
+        return KeptFile(key, sha256, size)
+
+    def drop_path(self, key: str) -> Path:
+        """Where a drop's file lies."""
+        return self.root / "drops" / key
+
+    def read_drop(self, key: str, at_most: int) -> bytes:
+        """A drop's bytes, no more of them than asked for."""
+        with self.drop_path(key).open("rb") as file:
+            return file.read(at_most)
+
+    def drop_digest(self, key: str) -> str:
+        """The SHA-256 of a drop's bytes, hexadecimal."""
+        with self.drop_path(key).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def write_features(self, ticker: str, features: pd.DataFrame) -> None:
+        """Replace the feature table of one ticker."""
+        with _replacing(self._features_path(ticker)) as file:
+            features.to_parquet(file, index=False)
+
+    def read_features(self, tickers: Iterable[str]) -> dict[str, pd.DataFrame]:
+        """The feature tables of those tickers that have one."""
+        paths = {ticker: self._features_path(ticker) for ticker in tickers}
+        return {ticker: pd.read_parquet(path) for ticker, path in paths.items() if path.exists()}
+
+    def write_models(self, ticker: str, version: str, artifact: bytes) -> str:
+        """Keep a training's artifact; returns its path below the root."""
+        path = self.root / "models" / ticker / f"{version}.skops"
+        with _replacing(path) as file:
+            file.write(artifact)
+        return path.relative_to(self.root).as_posix()
+
+    def read_models(self, artifact: str) -> bytes:
+        """The artifact at a path below the root."""
+        return (self.root / artifact).read_bytes()
+
+    def _features_path(self, ticker: str) -> Path:
+        return self.root / "features" / f"{ticker}.parquet"
+
+
+def _slug(name: str) -> str:
+    """The start of a file's name, of characters that are safe in paths and partition keys."""
+    stem = name.removesuffix(".gz").removesuffix(".csv")
+    return re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:40] or "drop"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the path's place when the block ends well."""
+    with _temporary(path.parent) as file:
+        yield file
+        file.close()
+        Path(file.name).replace(path)
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[IO[bytes]]:
+    """A hidden file in the folder, gone at the end unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
+        try:
+            yield file
+        finally:
+            Path(file.name).unlink(missing_ok=True)
