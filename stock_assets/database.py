@@ -7,7 +7,7 @@ on SQLite by its nature and on PostgreSQL by a lock, so that no two writers wait
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -105,13 +105,13 @@ class Database:
         with self._write() as connection:
             insert = self._insert(drops).values(**row, status="registered")
             connection.execute(insert.on_conflict_do_nothing())
-            found = connection.execute(_select(Drop, drops).where(drops.c.sha256 == sha256)).one()
+            found = connection.execute(_select_drops().where(drops.c.sha256 == sha256)).one()
         return Drop(*found)
 
     def drop(self, key: str) -> Drop:
         """The drop of this partition key, which must be registered."""
         with self.engine.connect() as connection:
-            return Drop(*connection.execute(_select(Drop, drops).where(drops.c.key == key)).one())
+            return Drop(*connection.execute(_select_drops().where(drops.c.key == key)).one())
 
     def refuse_drop(self, key: str, error: str) -> None:
         """Note why a drop's file is no CSV of prices."""
@@ -143,8 +143,8 @@ class Database:
             )
             connection.execute(sa.delete(rejected_rows).where(rejected_rows.c.drop_id == drop.id))
             if len(validation.rejected):
-                rows = validation.rejected.assign(drop_id=drop.id).to_dict("records")
-                connection.execute(sa.insert(rejected_rows), rows)
+                rejected = _records(validation.rejected.assign(drop_id=drop.id))
+                connection.execute(sa.insert(rejected_rows), rejected)
             counts = {
                 "rows_read": validation.rows_read,
                 "accepted": len(validation.accepted),
@@ -181,7 +181,8 @@ class Database:
         """The prices of these tickers, ascending by ticker and date.
 
         Returns:
-            ticker, date, sector, close, open, low, high, volume and price_revision, which counts the changes of a ticker's prices.
+            ticker, date, sector, close, open, low, high, volume, and price_revision, which counts
+            the changes of a ticker's prices.
         """
         query = (
             sa.select(*(c for c in prices.c if c.name != "drop_id"), tickers.c.price_revision)
@@ -194,9 +195,7 @@ class Database:
 
     def ticker_states(self) -> list[TickerState]:
         """What each ticker with prices is in need of, ascending by ticker."""
-        needs_forecast = (
-            sa.func.coalesce(tickers.c.forecast_revision, 0) < tickers.c.price_revision
-        )
+        needs_forecast = sa.func.coalesce(tickers.c.forecast_revision, 0) < tickers.c.price_revision
         needs_training = sa.or_(
             tickers.c.model_version.is_(None),
             tickers.c.model_revision < tickers.c.history_revision,
@@ -255,12 +254,11 @@ class Database:
 
     # Forecasts
 
-    def save_forecasts(
-        self, rows: Sequence[Mapping[str, Any]], revisions: Mapping[str, int]
-    ) -> None:
+    def save_forecasts(self, rows: pd.DataFrame, revisions: Mapping[str, int]) -> None:
         """Write forecasts, and that they are made of these price revisions."""
+        trainings = _records(rows[["ticker", "as_of", "model_version"]].drop_duplicates())
         with self._write() as connection:
-            self._upsert(connection, forecasts, rows)
+            self._upsert(connection, forecasts, _records(rows))
             connection.execute(
                 tickers.update()
                 .where(tickers.c.ticker == sa.bindparam("of"))
@@ -268,15 +266,14 @@ class Database:
                 .values(forecast_revision=sa.bindparam("revision")),
                 [{"of": ticker, "revision": revision} for ticker, revision in revisions.items()],
             )
-            # A model that is gone from the dictionary leaves its last forecast, not its title.
-            newest = {(row["ticker"], row["as_of"], row["model_version"]) for row in rows}
+            # A model that is gone from the dictionary keeps its last forecast, but not its title.
             connection.execute(
                 forecasts.update()
                 .where(forecasts.c.ticker == sa.bindparam("of"))
                 .where(forecasts.c.as_of == sa.bindparam("day"))
                 .where(forecasts.c.model_version != sa.bindparam("version"))
                 .values(is_champion=False),
-                [{"of": t, "day": day, "version": version} for t, day, version in newest],
+                [dict(zip(("of", "day", "version"), t.values(), strict=True)) for t in trainings],
             )
 
     def champion_forecasts(self, wanted: Collection[str]) -> pd.DataFrame:
@@ -359,7 +356,7 @@ class Database:
             list(rows),
         )
 
-    def _upsert_staged(self) -> sa.Executable:
+    def _upsert_staged(self) -> Any:
         names = [column.name for column in prices.c]
         insert = self._insert(prices)
         insert = insert.from_select(names, sa.select(_staged).where(sa.true()))
@@ -376,8 +373,8 @@ class Database:
         rows = accepted.assign(drop_id=drop_id)[names]
         if connection.engine.name == "postgresql":
             text = io.StringIO(rows.to_csv(index=False, header=False, date_format="%Y-%m-%d"))
-            with connection.connection.cursor() as cursor:
-                cursor.copy_expert("COPY staged_prices FROM STDIN WITH (FORMAT csv)", text)
+            cursor: Any = connection.connection.cursor()
+            cursor.copy_expert("COPY staged_prices FROM STDIN WITH (FORMAT csv)", text)
             return
         days = np.datetime_as_string(rows["date"].to_numpy("datetime64[D]"))
         columns = [rows[name].tolist() for name in names]
@@ -398,9 +395,13 @@ _staged = sa.Table(
 )
 
 
-def _select(kind: type, table: sa.Table) -> sa.Select[Any]:
-    """The columns that a dataclass of the same names takes."""
-    return sa.select(*(table.c[name] for name in kind.__dataclass_fields__))  # type: ignore[attr-defined]
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): value for k, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _select_drops() -> sa.Select[Any]:
+    """The columns that a `Drop` takes."""
+    return sa.select(*(drops.c[field.name] for field in fields(Drop)))
 
 
 def _same(table: sa.Table, other: Any, *names: str) -> sa.ColumnElement[bool]:

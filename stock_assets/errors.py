@@ -9,9 +9,17 @@ class DropError(StockAssetsError):
     """A file is no CSV of daily prices at all and is refused as a whole."""
 
 
+class UnknownTickerError(StockAssetsError):
+    """No prices of a ticker are known."""
+
+
 class ForecastNotFoundError(StockAssetsError):
     """No forecast is stored for a ticker."""
 
 
 class SetupError(StockAssetsError):
     """The installation lacks something: a file, a package, a setting."""
+
+
+class RunFailedError(StockAssetsError):
+    """A Dagster run ended in failure; the message is what its failed step says."""

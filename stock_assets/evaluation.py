@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from stock_assets.features import FloatArray
 
@@ -37,15 +38,15 @@ def conformal_quantile(scores: FloatArray, level: int) -> FloatArray:
     """
     n = len(scores)
     rank = min(math.ceil((n + 1) * level / 100), n)
-    return np.sort(scores, axis=0)[rank - 1]
+    return np.asarray(np.sort(scores, axis=0)[rank - 1])
 
 
-def gain_in_standard_errors(errors: FloatArray, baseline: FloatArray, block: int) -> float:
-    """How many standard errors a forecast's mean absolute error lies below a baseline's.
+def p_value_of_gain(errors: FloatArray, baseline: FloatArray, block: int) -> float:
+    """How likely it is to look this much better than a baseline without being better, 0..1.
 
-    The errors of origins closer than a horizon share days, so the gains are averaged over blocks
-    of ``block`` origins first and the standard error is that of the block means (Diebold-Mariano
-    by batch means).
+    The one-sided test of Diebold and Mariano (1995) on absolute errors, by batch means: errors of
+    origins closer than a horizon share days, so the gains are averaged over blocks of origins
+    first, and the block means are compared with Student's distribution.
 
     Args:
         errors: (n, horizons) of the forecast.
@@ -53,10 +54,8 @@ def gain_in_standard_errors(errors: FloatArray, baseline: FloatArray, block: int
         block: Origins in a block, at least the longest horizon; n holds two blocks or more.
     """
     gains = (np.abs(baseline) - np.abs(errors)).mean(axis=1)
-    blocks = np.array_split(gains, len(gains) // block)
-    means = np.array([part.mean() for part in blocks])
-    spread = means.std(ddof=1) / math.sqrt(len(means))
-    mean = float(gains.mean())
-    if spread == 0:
-        return math.copysign(math.inf, mean) if mean else 0.0
-    return mean / float(spread)
+    means = np.array([part.mean() for part in np.array_split(gains, len(gains) // block)])
+    standard_error = means.std(ddof=1) / math.sqrt(len(means))
+    if standard_error == 0:
+        return 0.0 if means[0] > 0 else 1.0
+    return float(student_t.sf(means.mean() / standard_error, df=len(means) - 1))

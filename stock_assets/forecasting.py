@@ -22,8 +22,8 @@ from sklearn.linear_model import LinearRegression
 from stock_assets.evaluation import (
     conformal_quantile,
     coverage,
-    gain_in_standard_errors,
     mae,
+    p_value_of_gain,
     rmse,
 )
 from stock_assets.features import FEATURES, WARM_UP, FloatArray
@@ -46,7 +46,7 @@ CODE_VERSION = "1"  # of the training: raise it when the same data must give oth
 MIN_DAYS = 80  # of history; fewer leave too few origins to judge a model by
 MAX_ORIGINS = 252  # the backtest looks back a year at the most
 REFITS = 3  # of each model in the backtest
-MARGIN = 1.0  # standard errors by which a champion must beat naive
+SIGNIFICANCE = 0.05  # most likely chance of a champion that is not better than naive
 # Half-widths of the naive forecast's intervals, of volatility * sqrt(h), that covered 80 and 95 %
 # of 503 tickers in 2016 and 2017; a ticker's own errors count as much once there are 200 of them.
 PRIOR_WIDTHS = np.stack([1.20 - 0.15 / HORIZONS, 2.10 - 0.25 / HORIZONS])
@@ -161,17 +161,16 @@ def walk_forward(
 def choose_champion(errors: Mapping[str, FloatArray]) -> str:
     """The model with the least mean absolute error among those that beat naive beyond noise.
 
+    Picked from noise, a champion does worse than naive in the time to come: with the least error
+    as the only rule, by 12 % on 100 days of history.
+
     Args:
         errors: Backtest errors, (origins, 10) log returns, of each model.
-
-    Returns:
-        `NAIVE` unless another model beats it by more than `MARGIN` standard errors: picked from
-        noise, a champion would do worse than naive in the time to come.
     """
     better = [
         name
         for name, error in errors.items()
-        if gain_in_standard_errors(error, errors[NAIVE], block=H) > MARGIN
+        if name != NAIVE and p_value_of_gain(error, errors[NAIVE], block=H) < SIGNIFICANCE
     ]
     return min(better, key=lambda name: mae(errors[name]), default=NAIVE)
 
@@ -201,7 +200,8 @@ def forecast(features: pd.DataFrame, estimator: BaseEstimator, widths: FloatArra
         widths: Of the intervals, as `interval_widths` gives them.
 
     Returns:
-        10 rows: h, close and the bounds lo_80, hi_80, lo_95 and hi_95, in the currency of the closes, all above 0.
+        10 rows: h, close and the bounds lo_80, hi_80, lo_95 and hi_95; in the currency of the
+        closes, all above 0.
     """
     last = features.iloc[[-1]]
     path = np.asarray(estimator.predict(last[list(FEATURES)].to_numpy(np.float64)))[0]
@@ -238,9 +238,8 @@ def training_version(features: pd.DataFrame) -> str:
 
 def dump_estimators(trained: list[TrainedModel]) -> bytes:
     """The fitted estimators as one artifact that can be loaded without running code of its own."""
-    return skops.io.dumps(
-        {model.name: model.estimator for model in trained}, compression=zipfile.ZIP_DEFLATED
-    )
+    estimators = {model.name: model.estimator for model in trained}
+    return bytes(skops.io.dumps(estimators, compression=zipfile.ZIP_DEFLATED))
 
 
 def load_estimators(artifact: bytes) -> dict[str, BaseEstimator]:
@@ -298,5 +297,6 @@ def _ratio(error: float, baseline: float) -> float:
 def _reason(name: str, champion: str, errors: Mapping[str, FloatArray]) -> str:
     if name == NAIVE:
         return "champion: no model beats it beyond noise" if champion == NAIVE else "baseline"
-    gain = gain_in_standard_errors(errors[name], errors[NAIVE], block=H)
-    return f"{'champion' if name == champion else 'challenger'}: {gain:+.1f} standard errors better than naive"
+    title = "champion" if name == champion else "challenger"
+    p_value = p_value_of_gain(errors[name], errors[NAIVE], block=H)
+    return f"{title}: p = {p_value:.2f} that it is no better than naive"

@@ -10,9 +10,10 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ KEY = ["ticker", "date"]
 _SEPARATOR = "\x1f"  # cannot stand in a file: control characters are refused
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _MAX_VOLUME = 2.0**53  # whole numbers above it are not exact as floating point
+_MAX_SHOWN = 200  # characters of a header that is not ours
 _MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
 
 
@@ -146,7 +148,7 @@ def validate_csv(content: bytes, *, today: date, max_bytes: int) -> Validation:
     )
 
 
-def _rule(holds: object, reason: str) -> pa.Check:
+def _rule(holds: Callable[..., Any], reason: str) -> pa.Check:
     """A vectorised check that also sees missing values, named by its reason."""
     return pa.Check(holds, name=reason, error=reason, ignore_na=False)
 
@@ -225,7 +227,7 @@ def _header(lines: _Lines) -> tuple[list[str], int]:
     found = lines.raw(line)
     names = [name.strip().lower() for name in _fields(found) or []]
     missing = [name for name in COLUMNS if name not in names]
-    shown = found[:200] + ("…" if len(found) > 200 else "")
+    shown = found if len(found) <= _MAX_SHOWN else found[:_MAX_SHOWN] + "…"
     if missing:
         lacking = "no header" if len(missing) == len(COLUMNS) else f"no column {', '.join(missing)}"
         raise DropError(f"The file has {lacking}: line {line} is {shown!r}. {expected}.")
@@ -309,7 +311,7 @@ def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _numbers(column: "pd.Series[object]") -> "pd.Series[float]":
+def _numbers(column: "pd.Series[Any]") -> "pd.Series[float]":
     if pd.api.types.is_bool_dtype(column):  # a column of the words True and False
         return pd.Series(np.nan, index=column.index)
     return pd.to_numeric(column, errors="coerce").astype("float64")

@@ -28,4 +28,4 @@ def _sessions(first: date, last: date) -> pd.DatetimeIndex:
     """The trading days of a span; widened to whole years, which the calendar library caches."""
     start, end = date(first.year, 1, 1) - _MARGIN, date(last.year, 12, 31)
     sessions = get_calendar(_EXCHANGE, start=start.isoformat(), end=end.isoformat()).sessions
-    return sessions[sessions <= pd.Timestamp(last)]
+    return pd.DatetimeIndex(sessions[sessions <= pd.Timestamp(last)])

@@ -86,11 +86,11 @@ def validated_prices(
     store: dg.ResourceParam[Store],
     settings: dg.ResourceParam[Settings],
 ) -> Facts:
-    """The rows of a file that are sound daily prices: one per ticker and day, in US dollars or any
-    other currency, as the file tells them.
+    """The rows of a file that are sound daily prices: one row is one ticker on one day.
 
-    Rows that break a rule are set aside with their line, their text and every reason. Sound rows
-    join the prices of all files before; where two files disagree, the newer one is believed.
+    Prices are in the currency of the file. Rows that break a rule are set aside with their line,
+    their text and every reason. Sound rows join the prices of all files before; where two files
+    disagree, the newer one is believed.
     """
     drop = database.drop(context.partition_key)
     try:
@@ -245,7 +245,7 @@ def forecasts(
         paths.append(path)
     rows = pd.concat(paths, ignore_index=True)
     yield from _stated("forecasts", rows, context.partition_keys)
-    database.save_forecasts(rows.to_dict("records"), _revisions(tables))
+    database.save_forecasts(rows, _revisions(tables))
     yield dg.MaterializeResult(metadata={"tickers_in_run": len(tables)})
 
 
@@ -278,9 +278,7 @@ def _demand(asked: Collection[str], found: Container[str], what: str) -> None:
         raise dg.Failure(f"{', '.join(lacking[:20])}: no {what}", allow_retries=False)
 
 
-def _feature_tables(
-    context: dg.AssetExecutionContext, store: Store
-) -> dict[str, pd.DataFrame]:
+def _feature_tables(context: dg.AssetExecutionContext, store: Store) -> dict[str, pd.DataFrame]:
     tables = store.read_features(context.partition_keys)
     _demand(context.partition_keys, tables, "features: materialize price_features first")
     return tables
@@ -294,7 +292,9 @@ def _revisions(tables: Mapping[str, pd.DataFrame]) -> dict[str, int]:
 def _model_row(
     table: pd.DataFrame, model: TrainedModel, version: str, artifact: str
 ) -> dict[str, Any]:
-    backtest = asdict(model.backtest) if model.backtest else dict.fromkeys(_MEASURES) | {"origins": 0}
+    backtest = (
+        asdict(model.backtest) if model.backtest else dict.fromkeys(_MEASURES) | {"origins": 0}
+    )
     return {
         "ticker": table["ticker"].iloc[0],
         "version": version,
@@ -333,7 +333,7 @@ def _forecast(table: pd.DataFrame, models: pd.DataFrame, store: Store) -> pd.Dat
     as_of = table["date"].iloc[-1].date()
     estimators = forecasting.load_estimators(store.read_models(models["artifact"].iloc[0]))
     paths = [
-        forecasting.forecast(table, estimators[row.model], np.array(row.widths)).assign(
+        forecasting.forecast(table, estimators[str(row.model)], np.array(row.widths)).assign(
             model=row.model, is_champion=bool(row.is_champion)
         )
         for row in models.itertuples()
@@ -341,14 +341,10 @@ def _forecast(table: pd.DataFrame, models: pd.DataFrame, store: Store) -> pd.Dat
     targets = next_sessions(as_of, forecasting.H)
     return pd.concat(
         [path.assign(target_date=targets) for path in paths], ignore_index=True
-    ).assign(
-        ticker=table["ticker"].iloc[0], as_of=as_of, model_version=models["version"].iloc[0]
-    )
+    ).assign(ticker=table["ticker"].iloc[0], as_of=as_of, model_version=models["version"].iloc[0])
 
 
-def _forecast_metadata(
-    ticker: str, table: pd.DataFrame, path: pd.DataFrame
-) -> dict[str, Any]:
+def _forecast_metadata(ticker: str, table: pd.DataFrame, path: pd.DataFrame) -> dict[str, Any]:
     champion = path[path["is_champion"]]
     last = champion.iloc[-1]
     return {

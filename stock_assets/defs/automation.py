@@ -222,4 +222,5 @@ def with_freshness(spec: dg.AssetSpec) -> dg.AssetSpec:
     window = _OVERDUE_AFTER.get(spec.key.to_user_string())
     if window is None:
         return spec
-    return dg.apply_freshness_policy(spec, dg.FreshnessPolicy.time_window(fail_window=window))
+    policy = dg.FreshnessPolicy.time_window(fail_window=window)
+    return spec.replace_attributes(freshness_policy=policy)

@@ -6,7 +6,7 @@ fact once for all of them and names the ones that break it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -112,8 +112,9 @@ def columns_and_types_hold(validation: Validation) -> Observation:
     accepted = validation.accepted
     wrong = set(accepted.columns) ^ set(COLUMNS) | {
         name
-        for name in accepted.columns.intersection(COLUMNS)
-        if accepted[name].dtype.kind != kinds.get(name, "f") or accepted[name].isna().any()
+        for name in COLUMNS
+        if name in accepted
+        and (accepted[name].dtype.kind != kinds.get(name, "f") or accepted[name].isna().any())
     }
     return Observation(len(wrong), broken_by=tuple(sorted(wrong)))
 

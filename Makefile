@@ -1,0 +1,44 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install demo up test lint type format lock clean
+
+help:            ## These lines
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
+
+demo: install    ## Forecast real prices of five tickers, through Dagster
+	$(BIN)/stock-assets demo
+
+up: install      ## Web UI, daemon, sensors and schedules, until Ctrl-C
+	$(BIN)/stock-assets up
+
+test: lint type  ## Lint, types and the whole test suite
+	$(BIN)/pytest
+
+lint: install    ## Format and lint rules hold
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+type: install    ## Types hold
+	$(BIN)/mypy
+
+format: install  ## Format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install    ## Resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+		--generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+clean:           ## Remove the environment
+	rm -rf .venv
+
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11 to 3.13 is needed: make PYTHON=python3.12"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

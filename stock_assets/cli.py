@@ -1,0 +1,229 @@
+"""The command line: ``stock-assets``."""
+
+import json
+import os
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stock_assets.demo import SECTORS, write_demo_csv
+from stock_assets.errors import StockAssetsError
+from stock_assets.installation import Ingested, Installation
+
+app = typer.Typer(
+    help="From CSVs of daily prices to forecasts of the next 10 closes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+EXIT_REJECTED, EXIT_REFUSED, EXIT_FAILED = 1, 2, 3
+_TOP_REASONS = 5
+Tickers = Annotated[list[str] | None, typer.Argument(help="Tickers; all if none is named.")]
+
+
+def main() -> None:
+    """Run a command; an error that the user can mend is a sentence, not a traceback."""
+    try:
+        app()
+    except StockAssetsError as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(EXIT_FAILED)
+
+
+@app.command()
+def demo() -> None:
+    """Forecast real prices of five tickers, from a CSV drop to the table at the end."""
+    installation = Installation(out)
+    file = write_demo_csv(installation.settings.drop_folder)
+    out.print(f"Dropped {file.name} into {_short(file.parent)}")
+    ingested = installation.ingest([file])
+    _print_ingested(ingested)
+    installation.refresh(installation.stale_tickers())
+    out.print(_forecasts_table(installation.database.champion_forecasts(SECTORS)))
+    command = _short(Path(sys.argv[0]))
+    out.print(
+        "Error: the champion's in its walk-forward backtest, as a multiple of the naive forecast's,"
+        "\nwhich is the last close. Where no model beats it, the naive forecast is the champion."
+        "\n\nWhat to type next:"
+        f"\n  {command} up             the web UI; drop CSVs while it runs"
+        f"\n  {command} predict AAPL   the ten days of one ticker"
+        f"\n  {command} ingest FILE    your own prices",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def up(port: Annotated[int, typer.Option(help="Of the web UI.")] = 3000) -> None:
+    """Run the web UI, the daemon, sensors and schedules, until Ctrl-C."""
+    installation = Installation(out)
+    installation.database.engine  # noqa: B018  migrated once, before many processes open it
+    folder = installation.settings.drop_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    out.print(
+        f"Web UI:       http://127.0.0.1:{port}\n"
+        f"Drop CSVs in: {_short(folder)}\n"
+        "Stop:         Ctrl-C",
+        highlight=False,
+    )
+    dagster = [sys.executable, "-m", "dagster", "dev", "--module-name", "stock_assets.definitions"]
+    os.execv(sys.executable, [*dagster, "--port", str(port), "--log-level", "warning"])  # noqa: S606
+
+
+@app.command()
+def ingest(
+    files: Annotated[
+        list[Path],
+        typer.Argument(exists=True, dir_okay=False, readable=True, help="CSVs, plain or gzip."),
+    ],
+    *,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if rows are rejected.")
+    ] = False,
+) -> None:
+    """Take CSVs of daily prices and forecast their tickers, here and now.
+
+    Exit code: 0; 1 if rows were rejected and --strict is given; 2 if a file was refused;
+    3 if forecasting failed.
+    """
+    installation = Installation(out)
+    ingested = installation.ingest(files)
+    _print_ingested(ingested)
+    installation.refresh(installation.stale_tickers())
+    if any(item.refusal for item in ingested):
+        raise typer.Exit(EXIT_REFUSED)
+    if strict and any(item.drop.rejected for item in ingested):
+        raise typer.Exit(EXIT_REJECTED)
+
+
+@app.command()
+def train(tickers: Tickers = None) -> None:
+    """Train models anew and forecast with them, here and now."""
+    installation = Installation(out)
+    installation.refresh(installation.known_tickers(tickers), train=True)
+
+
+@app.command()
+def forecast(tickers: Tickers = None) -> None:
+    """Forecast with the models there are, here and now."""
+    installation = Installation(out)
+    installation.refresh(installation.known_tickers(tickers))
+
+
+@app.command()
+def predict(
+    ticker: str,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Print the stored forecast of a ticker."""
+    path = Installation(out).forecast_of(ticker)
+    if as_json:
+        typer.echo(json.dumps(_forecast_document(path), indent=2))
+    else:
+        out.print(_path_table(path))
+
+
+def _table(title: str, columns: Sequence[str], *, left: Collection[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    return table
+
+
+def _print_ingested(ingested: Sequence[Ingested]) -> None:
+    table = _table(
+        "",
+        ("file", "read", "accepted", "collapsed", "rejected", "tickers new", "updated"),
+        left=("file",),
+    )
+    for item in ingested:
+        drop, name = item.drop, escape(item.drop.file_name)
+        if item.refusal:
+            table.add_row(name, "refused")
+            continue
+        counts = (drop.rows_read, drop.accepted, drop.collapsed, drop.rejected)
+        changes = (item.tickers_new, item.tickers_updated) if item.is_new else ("known", "drop")
+        table.add_row(name, *(f"{count:,}" for count in counts), *map(str, changes))
+    out.print(table)
+    for item in ingested:
+        name = item.drop.file_name
+        for reason, count in item.reasons.most_common(_TOP_REASONS):
+            out.print(f"{name}: {count:,} rows rejected: {reason}", markup=False, soft_wrap=True)
+        if item.refusal:
+            out.print(f"refused: {item.refusal}", style="red", markup=False, soft_wrap=True)
+
+
+def _forecasts_table(paths: pd.DataFrame) -> Table:
+    table = _table(
+        "The close in 10 trading days",
+        ("ticker", "as of", "last close", "forecast", "80 % interval", "champion", "error"),
+        left=("ticker", "as of", "champion"),
+    )
+    for row in paths[paths["h"] == paths["h"].max()].itertuples():
+        table.add_row(
+            row.ticker,
+            str(row.as_of),
+            f"{row.last_close:,.2f}",
+            f"{row.close:,.2f}",
+            f"{row.lo_80:,.2f} to {row.hi_80:,.2f}",
+            row.model,
+            _ratio(row.mae_ratio),
+        )
+    return table
+
+
+def _path_table(path: pd.DataFrame) -> Table:
+    first = path.iloc[0]
+    table = _table(
+        f"{first.ticker}: {first.last_close:,.2f} on {first.as_of}",
+        ("h", "date", "close", "80 % interval", "95 % interval"),
+    )
+    table.caption = (
+        f"{first.model} ({first.reason}); backtest error {_ratio(first.mae_ratio)} of naive"
+    )
+    for row in path.itertuples():
+        table.add_row(
+            str(row.h),
+            str(row.target_date),
+            f"{row.close:,.2f}",
+            f"{row.lo_80:,.2f} to {row.hi_80:,.2f}",
+            f"{row.lo_95:,.2f} to {row.hi_95:,.2f}",
+        )
+    return table
+
+
+def _forecast_document(path: pd.DataFrame) -> dict[str, Any]:
+    first = path.iloc[0]
+    days = path[["h", "target_date", "close", "lo_80", "hi_80", "lo_95", "hi_95"]]
+    return {
+        "ticker": first["ticker"],
+        "as_of": first["as_of"].isoformat(),
+        "last_close": first["last_close"],
+        "model": first["model"],
+        "model_version": first["model_version"],
+        "reason": first["reason"],
+        "mae_ratio": None if pd.isna(first["mae_ratio"]) else first["mae_ratio"],
+        "forecast": [
+            day | {"target_date": day["target_date"].isoformat()} for day in days.to_dict("records")
+        ],
+    }
+
+
+def _ratio(mae_ratio: float | None) -> str:
+    return "no backtest" if pd.isna(mae_ratio) else f"{mae_ratio:.3f}"
+
+
+def _short(path: Path) -> str:
+    """The path as one would type it from here."""
+    return os.path.relpath(path) if path.absolute().is_relative_to(Path.cwd()) else str(path)

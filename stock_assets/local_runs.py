@@ -1,0 +1,78 @@
+"""Dagster runs in this process, one after the other, recorded as any other run."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from stock_assets.database import Database
+from stock_assets.definitions import defs
+from stock_assets.defs.automation import GAP, ranges, run_requests
+from stock_assets.defs.partitions import CSV_DROPS, TICKERS
+from stock_assets.errors import RunFailedError
+from stock_assets.settings import Settings
+
+# Lists a run under its job in the UI, as if it had been launched from there.
+_LISTED = {".dagster/repository": "__repository__@stock_assets.definitions"}
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class LocalRuns:
+    """Runs of the platform's jobs on the instance that ``DAGSTER_HOME`` names."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        """Load the definitions and the instance, which takes some seconds."""
+        self._settings = settings
+        self._database = database
+        self._definitions = defs()
+        self._instance = dg.DagsterInstance.get()
+
+    def ingest(self, drop_key: str) -> dict[str, Any]:
+        """Validate a registered drop; returns the metadata of validated_prices.
+
+        Raises:
+            RunFailedError: The file is refused, or the run failed otherwise.
+        """
+        self._instance.add_dynamic_partitions(str(CSV_DROPS.name), [drop_key])
+        result = self._run("ingest_drop", partition_key=drop_key)
+        (materialization,) = result.asset_materializations_for_node("validated_prices")
+        return {name: value.value for name, value in materialization.metadata.items()}
+
+    def plan(self, tickers: Collection[str]) -> list[list[str]]:
+        """The ranges of tickers, one run each, that hold the given ones."""
+        self._instance.add_dynamic_partitions(str(TICKERS.name), sorted(tickers))
+        order = self._instance.get_dynamic_partitions(str(TICKERS.name))
+        return ranges(order, tickers, most=self._settings.max_tickers_per_run, gap=GAP)
+
+    def refresh(self, chunk: Sequence[str], *, train: bool) -> None:
+        """Forecast a range of tickers, after training them where asked to or needed.
+
+        Raises:
+            RunFailedError: The run failed.
+        """
+        for request in run_requests([chunk], self._database.ticker_states(), train=train):
+            selection = list(request.asset_selection) if request.asset_selection else None
+            self._run("refresh_tickers", tags=request.tags, asset_selection=selection)
+
+    def _run(
+        self, job: str, *, tags: Mapping[str, str] | None = None, **options: Any
+    ) -> dg.ExecuteInProcessResult:
+        result = self._definitions.resolve_job_def(job).execute_in_process(
+            instance=self._instance,
+            tags=_LISTED | dict(tags or {}),
+            run_config=_QUIET,
+            raise_on_error=False,
+            **options,
+        )
+        if not result.success:
+            raise RunFailedError(_why(result))
+        return result
+
+
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    """What the step that failed has to say."""
+    failure = next(e for e in result.all_node_events if e.is_step_failure).step_failure_data
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return failure.user_failure_data.description
+    error = failure.error and (failure.error.cause or failure.error)
+    return f"{error.message.strip() if error else 'unknown'} (run {result.run_id})"

