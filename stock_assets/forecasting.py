@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import skops.io
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
 from sklearn.dummy import DummyRegressor
@@ -238,6 +237,8 @@ def training_version(features: pd.DataFrame) -> str:
 
 def dump_estimators(trained: list[TrainedModel]) -> bytes:
     """The fitted estimators as one artifact that can be loaded without running code of its own."""
+    import skops.io  # noqa: PLC0415  it imports all of scikit-learn, 1.5 s that few runs need
+
     estimators = {model.name: model.estimator for model in trained}
     return bytes(skops.io.dumps(estimators, compression=zipfile.ZIP_DEFLATED))
 
@@ -248,6 +249,8 @@ def load_estimators(artifact: bytes) -> dict[str, BaseEstimator]:
     Raises:
         skops.io.exceptions.UntrustedTypesFoundException: It holds a type nobody vouched for.
     """
+    import skops.io  # noqa: PLC0415  as above
+
     return dict(skops.io.loads(artifact, trusted=_TRUSTED))
 
 
