@@ -50,10 +50,10 @@ def demo() -> None:
     _print_ingested(ingested)
     installation.refresh(installation.stale_tickers())
     out.print(_forecasts_table(installation.database.champion_forecasts(SECTORS)))
+    out.print(_backtests_table(installation.database.current_models(SECTORS)))
     command = _short(Path(sys.argv[0]))
     out.print(
-        "Error: the champion's in its walk-forward backtest, as a multiple of the naive forecast's,"
-        "\nwhich is the last close. Where no model beats it, the naive forecast is the champion."
+        "The naive forecast is the last close. A model is champion only if it beats it beyond noise."
         "\n\nWhat to type next:"
         f"\n  {command} up             the web UI; drop CSVs while it runs"
         f"\n  {command} predict AAPL   the ten days of one ticker"
@@ -180,6 +180,18 @@ def _forecasts_table(paths: pd.DataFrame) -> Table:
             row.model,
             _ratio(row.mae_ratio),
         )
+    return table
+
+
+def _backtests_table(models: pd.DataFrame) -> Table:
+    ratios = models.pivot_table(index="ticker", columns="model", values="mae_ratio")
+    table = _table(
+        "Mean absolute error in the walk-forward backtest, that of the naive forecast being 1",
+        ["ticker", *ratios.columns],
+        left=("ticker",),
+    )
+    for ticker, row in ratios.iterrows():
+        table.add_row(str(ticker), *map(_ratio, row))
     return table
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from stock_assets.tables import (
     SCHEMA_REVISION,
+    VERSION_TABLE,
     drops,
     forecasts,
     model_versions,
@@ -387,6 +388,7 @@ class Database:
             )
 
 
+_version = sa.table(VERSION_TABLE, sa.column("version_num"))
 _staged = sa.Table(
     "staged_prices",
     sa.MetaData(),
@@ -486,8 +488,8 @@ def _writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 def _migrate(engine: sa.Engine) -> None:
     """Bring the tables to the newest revision; another process may be at it too."""
     with engine.connect() as connection:
-        if sa.inspect(connection).has_table("alembic_version"):
-            version = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        if sa.inspect(connection).has_table(VERSION_TABLE):
+            version = connection.scalar(sa.select(_version.c.version_num))
             if version == SCHEMA_REVISION:
                 return
     scripts = Config()

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 SCHEMA_REVISION = "0001"  # the newest script in migrations/versions
+VERSION_TABLE = "stock_assets_version"  # Dagster's own tables may be in the same database
 
 METADATA = sa.MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"}

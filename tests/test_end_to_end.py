@@ -19,6 +19,7 @@ from urllib.error import URLError
 import pandas as pd
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from stock_assets.database import Database
 from stock_assets.tables import METADATA
@@ -81,15 +82,15 @@ class Web:
 
 
 @contextmanager
-def running_up(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], Web]]:
-    """``stock-assets up`` in a terminal session of its own, its web UI ready."""
+def serving(home: Path, *command: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], Web]]:
+    """A command that serves the web UI, in a terminal session of its own, once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         web = Web(free.getsockname()[1])
-    with (home / "up.log").open("wb") as log:
+    with (home / "output.log").open("wb") as log:
         process = subprocess.Popen(
-            [STOCK_ASSETS, "up", "--port", str(web.port)],
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            [*command, "--port", str(web.port)],
+            cwd=ROOT,
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -124,7 +125,7 @@ def forecast_tickers(database: Database) -> set[str]:
 def test_up_turns_a_dropped_csv_into_forecasts_and_serves_the_ui(home: Path) -> None:
     prices = [make_prices(ticker) for ticker in ("AAPL", "IBM", "MSFT")]
     database = Database(f"sqlite:///{home / 'predictions.db'}")
-    with running_up(home) as (process, web):
+    with serving(home, STOCK_ASSETS, "up") as (process, web):
         (home / "drops" / "prices.csv").write_bytes(as_csv(pd.concat(prices)))
         wait_until(
             "forecast of the dropped tickers",
@@ -185,9 +186,38 @@ def test_up_turns_a_dropped_csv_into_forecasts_and_serves_the_ui(home: Path) -> 
             "value": "AAPL",
         } in of_backfill["tags"]
 
-        os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
-        assert process.wait(30) == 0
-        wait_until("end of all processes", lambda: not members(process.pid), seconds=15)
+        assert_ends_cleanly(process)
+
+
+@pytest.mark.timeout(200)
+def test_plain_dagster_dev_serves_the_workspace(home: Path) -> None:
+    dagster = STOCK_ASSETS.with_name("dagster")
+    with serving(home, dagster, "dev", "--workspace", "workspace.yaml") as (process, _):
+        assert_ends_cleanly(process)
+
+
+def assert_ends_cleanly(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
+    assert process.wait(30) == 0
+    wait_until("end of all processes", lambda: not members(process.pid), seconds=15)
+
+
+@pytest.mark.timeout(200)
+def test_one_setting_moves_everything_to_postgres(
+    home: Path, tmp_path: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", postgres_database)
+    (tmp_path / "prices.csv").write_bytes(as_csv(make_prices("IBM")))
+    subprocess.run([STOCK_ASSETS, "ingest", tmp_path / "prices.csv"], check=True)
+    predicted = subprocess.run(
+        [STOCK_ASSETS, "predict", "IBM", "--json"], check=True, capture_output=True
+    )
+    assert len(json.loads(predicted.stdout)["forecast"]) == 10
+
+    with sa.create_engine(postgres_database).connect() as connection:
+        runs = connection.execute(sa.text("SELECT pipeline_name, status FROM runs ORDER BY id"))
+        assert dict(runs.tuples().all()) == {"ingest_drop": "SUCCESS", "refresh_tickers": "SUCCESS"}
+    assert not list(home.rglob("*.db"))
 
 
 @pytest.mark.timeout(200)

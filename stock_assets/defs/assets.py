@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.Bet
 OWNERS = ["team:market-data"]
 TICKERS_AT_ONCE = dg.BackfillPolicy.multi_run(current_settings().max_tickers_per_run)
 
+BOUNDS = ["lo_80", "hi_80", "lo_95", "hi_95"]
 _MEASURES = [field.name for field in fields(Backtest)]
 _REJECTED = dg.TableSchema(
     [dg.TableColumn("line", "int"), dg.TableColumn("raw"), dg.TableColumn("reasons")]
@@ -355,5 +356,7 @@ def _forecast_metadata(ticker: str, table: pd.DataFrame, path: pd.DataFrame) -> 
         "lo_80_in_10_days": float(last["lo_80"]),
         "hi_80_in_10_days": float(last["hi_80"]),
         "dagster/partition_row_count": len(path),
-        "picture": forecast_chart(ticker, table.set_index("date")["close"], champion),
+        "picture": forecast_chart(
+            ticker, table.set_index("date")["close"], champion[["target_date", "close", *BOUNDS]]
+        ),
     }

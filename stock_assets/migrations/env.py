@@ -2,11 +2,12 @@
 
 from alembic import context
 
-from stock_assets.tables import METADATA
+from stock_assets.tables import METADATA, VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=METADATA,
+    version_table=VERSION_TABLE,
     render_as_batch=True,
 )
 context.run_migrations()
