@@ -53,7 +53,7 @@ def demo() -> None:
     out.print(_backtests_table(installation.database.current_models(SECTORS)))
     command = _short(Path(sys.argv[0]))
     out.print(
-        "The naive forecast is the last close. A model is champion only if it beats it beyond noise."
+        "The naive forecast is the last close. A model that beats it beyond noise is the champion."
         "\n\nWhat to type next:"
         f"\n  {command} up             the web UI; drop CSVs while it runs"
         f"\n  {command} predict AAPL   the ten days of one ticker"
@@ -76,8 +76,10 @@ def up(port: Annotated[int, typer.Option(help="Of the web UI.")] = 3000) -> None
         "Stop:         Ctrl-C",
         highlight=False,
     )
-    dagster = [sys.executable, "-m", "dagster", "dev", "--module-name", "stock_assets.definitions"]
-    os.execv(sys.executable, [*dagster, "--port", str(port), "--log-level", "warning"])  # noqa: S606
+    options = ["--module-name", "stock_assets.definitions", "--log-level", "warning"]
+    quiet = ["-W", "ignore:Function `dev_command` is superseded"]  # by a tool for developers
+    command = [sys.executable, *quiet, "-m", "dagster", "dev", *options, "--port", str(port)]
+    os.execv(sys.executable, command)  # noqa: S606  Ctrl-C goes straight to Dagster
 
 
 @app.command()

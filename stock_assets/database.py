@@ -20,6 +20,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
 
+from stock_assets.errors import SetupError
 from stock_assets.tables import (
     SCHEMA_REVISION,
     VERSION_TABLE,
@@ -95,8 +96,18 @@ class Database:
     """The prediction database at one address; connects, and migrates, on first use."""
 
     def __init__(self, url: str) -> None:
-        """Remember the address, such as ``sqlite:///predictions.db``."""
-        self.url = sa.make_url(url)
+        """Remember the address, such as ``sqlite:///predictions.db``.
+
+        Raises:
+            SetupError: It is none.
+        """
+        try:
+            self.url = sa.make_url(url)
+        except sa.exc.ArgumentError as error:
+            raise SetupError(
+                "STOCK_ASSETS_DATABASE_URL is no address of a database. "
+                "Expected one such as postgresql://user:password@host/name"
+            ) from error
 
     # Drops
 
@@ -318,7 +329,11 @@ class Database:
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """Connected, and with the newest tables."""
+        """Connected, and with the newest tables.
+
+        Raises:
+            SetupError: The database does not answer.
+        """
         if self.url.get_backend_name() == "sqlite":
             Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(self.url, connect_args={"timeout": _SQLITE_WAIT_SECONDS})
@@ -326,7 +341,12 @@ class Database:
             sa.event.listen(engine, "begin", _begin_sqlite)
         else:
             engine = sa.create_engine(self.url, pool_pre_ping=True)
-        _migrate(engine)
+        try:
+            _migrate(engine)
+        except sa.exc.OperationalError as error:
+            raise SetupError(
+                f"The database {self.url.render_as_string()} cannot be used: {error.orig}"
+            ) from error
         return engine
 
     @contextmanager

@@ -43,4 +43,7 @@ def register(file: Path, store: Store, database: Database) -> Drop:
         OSError: The file cannot be read.
     """
     kept = store.keep_drop(file)
-    return database.register_drop(kept.key, kept.sha256, file.name, kept.size)
+    drop = database.register_drop(kept.key, kept.sha256, file.name, kept.size)
+    if drop.key != kept.key:  # the bytes are there already, under the name they first came with
+        store.drop_path(kept.key).unlink()
+    return drop

@@ -223,7 +223,8 @@ def train_all(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, list[Tr
     parallel = Parallel(
         n_jobs=-1 if len(tables) >= _WORTH_A_POOL else 1, return_as="generator", batch_size=4
     )
-    return zip(tables, parallel(delayed(train)(table) for table in tables.values()), strict=True)
+    trained = parallel(delayed(_train_named)(*item) for item in tables.items())
+    return zip(tables, trained, strict=True)
 
 
 def training_version(features: pd.DataFrame) -> str:
@@ -252,6 +253,14 @@ def load_estimators(artifact: bytes) -> dict[str, BaseEstimator]:
     import skops.io  # noqa: PLC0415  as above
 
     return dict(skops.io.loads(artifact, trusted=_TRUSTED))
+
+
+def _train_named(ticker: str, table: pd.DataFrame) -> list[TrainedModel]:
+    try:
+        return train(table)
+    except Exception as error:
+        error.add_note(f"while training {ticker}")
+        raise
 
 
 def _baseline(naive: BaseEstimator, scaled_errors: FloatArray, days: int) -> TrainedModel:

@@ -4,8 +4,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AliasChoices, Field, PositiveInt
+from pydantic import AfterValidator, AliasChoices, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stock_assets.errors import SetupError
 
 
 class Settings(BaseSettings):
@@ -51,5 +53,15 @@ class Settings(BaseSettings):
 
 @cache
 def current_settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+    """The settings of this process.
+
+    Raises:
+        SetupError: A variable has a value that it cannot have.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"{fault['loc'][0]}: {fault['msg']}, not {fault['input']!r}" for fault in error.errors()
+        ]
+        raise SetupError(f"Settings (STOCK_ASSETS_...) are wrong: {'; '.join(wrong)}") from error

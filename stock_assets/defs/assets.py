@@ -39,7 +39,7 @@ _REJECTED = dg.TableSchema(
     [dg.TableColumn("line", "int"), dg.TableColumn("raw"), dg.TableColumn("reasons")]
 )
 
-Facts = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
+Events = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
 
 
 @dg.asset(
@@ -54,7 +54,7 @@ def raw_prices(
     context: dg.AssetExecutionContext,
     database: dg.ResourceParam[Database],
     store: dg.ResourceParam[Store],
-) -> Facts:
+) -> Events:
     """The CSV file exactly as somebody dropped it, kept forever.
 
     One partition is one file. Nothing is changed or judged here, so a file can always be looked
@@ -86,7 +86,7 @@ def validated_prices(
     database: dg.ResourceParam[Database],
     store: dg.ResourceParam[Store],
     settings: dg.ResourceParam[Settings],
-) -> Facts:
+) -> Events:
     """The rows of a file that are sound daily prices: one row is one ticker on one day.
 
     Prices are in the currency of the file. Rows that break a rule are set aside with their line,
@@ -147,7 +147,7 @@ def price_features(
     context: dg.AssetExecutionContext,
     database: dg.ResourceParam[Database],
     store: dg.ResourceParam[Store],
-) -> Facts:
+) -> Events:
     """What a model may know at the end of each day of a ticker: how price and volume moved.
 
     One row is one trading day. Numbers are relative changes without a unit and use that day and
@@ -187,7 +187,7 @@ def ticker_models(
     context: dg.AssetExecutionContext,
     database: dg.ResourceParam[Database],
     store: dg.ResourceParam[Store],
-) -> Facts:
+) -> Events:
     """The models that learned from a ticker's history, and which of them to believe.
 
     Each is tried on days of the past that it had not seen. The champion is the one that was nearer
@@ -228,7 +228,7 @@ def forecasts(
     context: dg.AssetExecutionContext,
     database: dg.ResourceParam[Database],
     store: dg.ResourceParam[Store],
-) -> Facts:
+) -> Events:
     """The close of a ticker on each of the next 10 trading days, with the range to expect.
 
     One row is one day ahead by one model, in the currency of the prices. Of ten closes about eight

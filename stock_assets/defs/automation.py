@@ -50,24 +50,31 @@ def drop_sensor(
     cursor = json.loads(context.cursor or '{"seen": {}, "registered": {}}')
     now, done = look(settings.drop_folder), cursor["registered"]
     new = [name for name in complete(now, cursor["seen"]) if done.get(name) != now[name]]
-    drops = []
+    drops = {}
     for name in new[:DROPS_AT_ONCE]:
         try:
-            drops.append(register(settings.drop_folder / name, store, database))
+            drops[name] = drop = register(settings.drop_folder / name, store, database)
         except OSError as error:  # tried again at the next look
             context.log.warning("%s cannot be read: %s", name, error)
             continue
         done[name] = now[name]
-        context.log.info("%s is drop %s, %s", name, drops[-1].key, drops[-1].status)
+        context.log.info("%s is drop %s, %s", name, drop.key, drop.status)
     context.update_cursor(
         json.dumps({"seen": now, "registered": {n: done[n] for n in now if n in done}})
     )
     if not drops:
         return dg.SkipReason(f"{len(now)} files in {settings.drop_folder}, no new one is complete")
-    waiting = [drop.key for drop in drops if drop.status == "registered"]
+    # A file that is dropped again, later, is a new wish for what did not come to be.
+    wanted = {
+        drop.key: f"{drop.key}-{now[name][1]}"
+        for name, drop in drops.items()
+        if drop.status != "accepted"
+    }
     return dg.SensorResult(
-        dynamic_partitions_requests=[CSV_DROPS.build_add_request([drop.key for drop in drops])],
-        run_requests=[dg.RunRequest(run_key=key, partition_key=key) for key in waiting],
+        dynamic_partitions_requests=[CSV_DROPS.build_add_request(sorted(wanted))] if wanted else [],
+        run_requests=[
+            dg.RunRequest(run_key=run_key, partition_key=key) for key, run_key in wanted.items()
+        ],
     )
 
 

@@ -37,7 +37,7 @@ def forecast_chart(ticker: str, closes: pd.Series, path: pd.DataFrame) -> dg.Mar
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.tick_params(labelsize=8)
-    axes.xaxis.get_offset_text().set_size(8)
+    axes.xaxis.get_offset_text().set_fontsize(8)
     axes.legend(loc="upper left", fontsize=7, frameon=False, ncols=4)
     axes.set_title(f"{ticker}: the next {len(path)} trading days", fontsize=10)
     return _markdown(canvas, f"{ticker}: forecast of the next {len(path)} closes")
