@@ -188,7 +188,7 @@ def _forecasts_table(paths: pd.DataFrame) -> Table:
 def _backtests_table(models: pd.DataFrame) -> Table:
     ratios = models.pivot_table(index="ticker", columns="model", values="mae_ratio")
     table = _table(
-        "Mean absolute error in the walk-forward backtest, that of the naive forecast being 1",
+        "Mean absolute backtest error / naive",
         ["ticker", *ratios.columns],
         left=("ticker",),
     )

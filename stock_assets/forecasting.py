@@ -46,9 +46,11 @@ MIN_DAYS = 80  # of history; fewer leave too few origins to judge a model by
 MAX_ORIGINS = 252  # the backtest looks back a year at the most
 REFITS = 3  # of each model in the backtest
 SIGNIFICANCE = 0.05  # most likely chance of a champion that is not better than naive
+
 # Half-widths of the naive forecast's intervals, of volatility * sqrt(h), that covered 80 and 95 %
-# of 503 tickers in 2016 and 2017; a ticker's own errors count as much once there are 200 of them.
-PRIOR_WIDTHS = np.stack([1.20 - 0.15 / HORIZONS, 2.10 - 0.25 / HORIZONS])
+# of the closes of 503 tickers from mid-2015 to 2017. A ticker's own errors count as much once there
+# are twenty independent ones.
+PRIOR_WIDTHS = np.stack([1.22 - 0.10 / HORIZONS, 2.14 - 0.13 / HORIZONS])
 PRIOR_SCORES = 20
 
 _WORTH_A_POOL = 40  # tickers; starting worker processes costs as much as training these

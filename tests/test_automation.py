@@ -4,7 +4,7 @@ import gzip
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +48,7 @@ class Sensors:
     instance: dg.DagsterInstance
     cursor: str | None = None
     refresh_cursor: str | None = None
+    run_keys: set[str | None] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:
@@ -74,12 +75,11 @@ class Sensors:
             return []
         assert isinstance(result, dg.SensorResult)
         assert result.run_requests is not None
-        assert result.dynamic_partitions_requests
-        (added,) = result.dynamic_partitions_requests
-        asked = [str(request.partition_key) for request in result.run_requests]
-        assert set(asked) <= set(added.partition_keys)
-        assert [request.run_key for request in result.run_requests] == asked
-        return list(dict.fromkeys(asked))
+        added = [key for r in result.dynamic_partitions_requests or () for key in r.partition_keys]
+        runs = {request.run_key: str(request.partition_key) for request in result.run_requests}
+        assert set(runs.values()) <= set(added)
+        self.run_keys |= runs.keys()
+        return list(runs.values())
 
     def drop(self, content: bytes, name: str = "prices.csv") -> Path:
         """Write a file into the folder."""
@@ -211,13 +211,15 @@ def test_file_that_is_dropped_again_asks_for_no_run(sensors: Sensors) -> None:
     assert [sensors.look(), sensors.look()] == [[], []]
 
 
-def test_refused_file_that_is_dropped_again_asks_for_no_run(sensors: Sensors) -> None:
+def test_refused_file_that_is_dropped_again_is_asked_for_anew(sensors: Sensors) -> None:
     file = sensors.drop(b"content")
     sensors.look()
     (key,) = sensors.look()
     sensors.database.refuse_drop(key, "no CSV")
+    assert sensors.look() == []
     os.utime(file, (1, 1))
-    assert [sensors.look(), sensors.look()] == [[], []]
+    assert [sensors.look(), sensors.look()] == [[], [key]]
+    assert len(sensors.run_keys) == 2
 
 
 def test_corrected_file_is_a_newer_drop(sensors: Sensors) -> None:
@@ -274,8 +276,10 @@ def test_lost_cursor_asks_for_the_same_run_of_what_was_not_taken_yet(sensors: Se
     sensors.look()
     accepted, registered = sensors.look()
     sensors.accept(accepted)
+    before = set(sensors.run_keys)
     sensors.cursor = None
     assert [sensors.look(), sensors.look()] == [[], [registered]]
+    assert sensors.run_keys == before
 
 
 def a_socket(path: Path) -> None:

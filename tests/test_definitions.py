@@ -1,0 +1,240 @@
+"""What Dagster loads: the shape of the platform, its instance, and the tools that look at it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster_postgres import DagsterPostgresStorage
+
+from stock_assets.definitions import defs
+from stock_assets.defs import assets
+from stock_assets.settings import current_settings
+from tests.conftest import ROOT
+
+ASSETS = [
+    assets.raw_prices,
+    assets.validated_prices,
+    assets.price_features,
+    assets.ticker_models,
+    assets.forecasts,
+]
+COMMANDS = ["dg check defs", "dg list defs", "dagster definitions validate -w workspace.yaml"]
+
+
+def test_definitions_are_loadable() -> None:
+    dg.Definitions.validate_loadable(defs())
+
+
+def test_assets_have_the_shape_that_is_promised() -> None:
+    assert {
+        asset.key.to_user_string(): (
+            asset.partitions_def.name
+            if isinstance(asset.partitions_def, dg.DynamicPartitionsDefinition)
+            else None,
+            sorted(dep.asset_key.to_user_string() for dep in asset.specs_by_key[asset.key].deps),
+            asset.specs_by_key[asset.key].group_name,
+            asset.specs_by_key[asset.key].code_version,
+            asset.backfill_policy and asset.backfill_policy.max_partitions_per_run,
+            asset.op.pool,
+        )
+        for asset in ASSETS
+    } == {
+        "raw_prices": ("csv_drops", [], "drops", "1", None, None),
+        "validated_prices": ("csv_drops", ["raw_prices"], "drops", "1", None, None),
+        "price_features": ("tickers", ["validated_prices"], "forecasting", "1", 100, None),
+        "ticker_models": ("tickers", ["price_features"], "forecasting", "1", 100, "training"),
+        "forecasts": (
+            "tickers",
+            ["price_features", "ticker_models"],
+            "forecasting",
+            "1",
+            100,
+            None,
+        ),
+    }
+
+
+def test_checks_are_the_promised_ones_and_block_where_they_must() -> None:
+    assert {
+        (asset.key.to_user_string(), check.name, check.blocking)
+        for asset in ASSETS
+        for check in asset.check_specs
+    } == {
+        ("raw_prices", "file_is_unchanged", True),
+        ("validated_prices", "rows_add_up", True),
+        ("validated_prices", "columns_and_types_hold", True),
+        ("validated_prices", "keys_are_unique", True),
+        ("validated_prices", "prices_are_ordered", True),
+        ("validated_prices", "few_rows_are_rejected", False),
+        ("price_features", "features_are_finite", True),
+        ("price_features", "features_are_causal_in_shape", True),
+        ("price_features", "closes_do_not_jump", False),
+        ("price_features", "last_day_is_recent", False),
+        ("price_features", "history_is_long_enough", False),
+        ("ticker_models", "champion_is_not_worse_than_naive", False),
+        ("forecasts", "intervals_are_ordered", True),
+        ("forecasts", "every_ticker_is_forecast", True),
+    }
+
+
+def test_jobs_select_the_assets_of_their_partition_set() -> None:
+    jobs = ("ingest_drop", "refresh_tickers")
+    assert {
+        job: sorted(
+            key.to_user_string()
+            for key in defs().resolve_job_def(job).asset_layer.selected_asset_keys
+        )
+        for job in jobs
+    } == {
+        "ingest_drop": ["raw_prices", "validated_prices"],
+        "refresh_tickers": ["forecasts", "price_features", "ticker_models"],
+    }
+
+
+def test_sensors_run_from_the_start() -> None:
+    assert {
+        (s.name, s.job_name, s.minimum_interval_seconds, s.default_status)
+        for s in map(defs().resolve_sensor_def, ("drop_sensor", "refresh_sensor"))
+    } == {
+        ("drop_sensor", "ingest_drop", 5, dg.DefaultSensorStatus.RUNNING),
+        ("refresh_sensor", "refresh_tickers", 5, dg.DefaultSensorStatus.RUNNING),
+    }
+
+
+def test_schedules_keep_the_hours_of_the_exchange() -> None:
+    assert {
+        (s.name, s.job_name, s.cron_schedule, s.execution_timezone, s.default_status)
+        for s in map(defs().resolve_schedule_def, ("nightly_forecast", "weekly_training"))
+    } == {
+        (
+            "nightly_forecast",
+            "refresh_tickers",
+            "30 18 * * 1-5",
+            "America/New_York",
+            dg.DefaultScheduleStatus.RUNNING,
+        ),
+        (
+            "weekly_training",
+            "refresh_tickers",
+            "0 6 * * 6",
+            "America/New_York",
+            dg.DefaultScheduleStatus.RUNNING,
+        ),
+    }
+
+
+def test_resources_are_those_that_the_settings_name(home: Path) -> None:
+    resources = defs().resources
+    assert resources is not None
+    assert resources.keys() == {"settings", "database", "store"}
+    assert resources["settings"] is current_settings()
+    assert resources["store"].root == home / "store"
+    assert resources["database"].url.database == str(home / "predictions.db")
+
+
+def test_loading_the_definitions_touches_no_file(home: Path) -> None:
+    defs()
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
+
+
+@pytest.mark.parametrize("name", ["validated_prices", "ticker_models", "forecasts"])
+def test_asset_is_overdue_after_its_schedule_was_missed(name: str) -> None:
+    (spec,) = [s for s in defs().resolve_all_asset_specs() if s.key.to_user_string() == name]
+    policy = spec.freshness_policy
+    assert isinstance(policy, dg.TimeWindowFreshnessPolicy)
+    assert policy.fail_window.to_timedelta().days == (9 if name == "ticker_models" else 4)
+
+
+@pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.key.to_user_string())
+def test_asset_is_described_for_the_catalog(asset: dg.AssetsDefinition) -> None:
+    spec = asset.specs_by_key[asset.key]
+    assert spec.owners
+    assert spec.kinds
+    assert spec.description
+    assert spec.description.count(". ") + spec.description.count(".\n") >= 1
+    assert all(check.description for check in asset.check_specs)
+
+
+@pytest.mark.parametrize("name", ["drop_sensor", "refresh_sensor"])
+def test_sensor_is_described(name: str) -> None:
+    assert defs().resolve_sensor_def(name).description
+
+
+# The instance
+
+
+@pytest.fixture
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:  # noqa: ARG001
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def test_lost_workers_are_retried_and_failed_steps_are_not(instance: dg.DagsterInstance) -> None:
+    assert instance.run_retries_enabled
+    assert instance.run_retries_max_retries == 2
+    assert not instance.run_retries_retry_on_asset_or_op_failure
+    assert instance.run_monitoring_enabled
+
+
+def test_one_training_runs_at_a_time(instance: dg.DagsterInstance) -> None:
+    config = instance.get_concurrency_config()
+    assert config.pool_config.default_pool_limit == 1
+    assert config.run_queue_config
+    assert config.run_queue_config.max_concurrent_runs == 4
+
+
+def test_nothing_is_told_to_others(instance: dg.DagsterInstance) -> None:
+    assert not instance.telemetry_enabled
+
+
+def test_dagster_keeps_its_records_in_the_home(instance: dg.DagsterInstance, home: Path) -> None:
+    instance.add_dynamic_partitions("tickers", ["AAPL"])
+    assert (home / "history" / "runs" / "index.db").exists()
+    with dg.DagsterInstance.get() as again:
+        assert again.get_dynamic_partitions("tickers") == ["AAPL"]
+
+
+def test_one_setting_moves_dagsters_records_to_postgres(
+    home: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", postgres_url)
+    current_settings.cache_clear()
+    with dg.DagsterInstance.get() as instance:
+        assert isinstance(instance._storage, DagsterPostgresStorage)
+        instance.add_dynamic_partitions("tickers", ["AAPL"])
+    with dg.DagsterInstance.get() as again:
+        assert again.get_dynamic_partitions("tickers") == ["AAPL"]
+    assert not (home / "history").exists()
+
+
+# The tools
+
+
+@pytest.fixture(scope="module")
+def commands(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The tools, all at once: each takes seconds to start."""
+    bin = Path(sys.executable).parent
+    processes = {
+        command: subprocess.Popen(
+            [bin / command.split()[0], *command.split()[1:]],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command in COMMANDS
+    }
+    yield processes
+    for process in processes.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_tool_finds_no_fault(commands: dict[str, subprocess.Popen[str]], command: str) -> None:
+    told, _ = commands[command].communicate()
+    assert commands[command].returncode == 0, told
