@@ -7,10 +7,10 @@ help:            ## These lines
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
 
 demo: install    ## Forecast real prices of five tickers, through Dagster
-	$(BIN)/stock-assets demo
+	@$(BIN)/stock-assets demo
 
 up: install      ## Web UI, daemon, sensors and schedules, until Ctrl-C
-	$(BIN)/stock-assets up
+	@$(BIN)/stock-assets up
 
 test: lint type  ## Lint, types and the whole test suite
 	$(BIN)/pytest
@@ -37,8 +37,10 @@ clean:           ## Remove the environment
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11 to 3.13 is needed: make PYTHON=python3.12"'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
-	touch $@
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), \
+		"Python 3.11 to 3.13 is needed, for example: make PYTHON=python3.12"'
+	@echo "Setting up .venv from requirements.lock, once; this takes a minute or two"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

@@ -33,7 +33,6 @@ from stock_assets.storage import Store
 from tests.conftest import as_csv, make_prices
 from tests.test_database import forecast, take, training
 
-
 BUG_OF_NAMES = pytest.mark.xfail(strict=True, reason="the database takes no such name")
 BUG_OF_LOOPS = pytest.mark.xfail(strict=True, reason="look() knows no error but FileNotFoundError")
 

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster_postgres import DagsterPostgresStorage
+import sqlalchemy as sa
 
 from stock_assets.definitions import defs
 from stock_assets.defs import assets
@@ -140,12 +141,18 @@ def test_loading_the_definitions_touches_no_file(home: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
 
 
-@pytest.mark.parametrize("name", ["validated_prices", "ticker_models", "forecasts"])
-def test_asset_is_overdue_after_its_schedule_was_missed(name: str) -> None:
-    (spec,) = [s for s in defs().resolve_all_asset_specs() if s.key.to_user_string() == name]
-    policy = spec.freshness_policy
-    assert isinstance(policy, dg.TimeWindowFreshnessPolicy)
-    assert policy.fail_window.to_timedelta().days == (9 if name == "ticker_models" else 4)
+def test_assets_are_overdue_after_their_schedule_was_missed() -> None:
+    assert {
+        spec.key.to_user_string(): spec.freshness_policy
+        for spec in defs().resolve_all_asset_specs()
+    } == {
+        "raw_prices": None,
+        "price_features": None,
+        **{
+            name: dg.FreshnessPolicy.time_window(fail_window=timedelta(days=days))
+            for name, days in (("validated_prices", 4), ("ticker_models", 9), ("forecasts", 4))
+        },
+    }
 
 
 @pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.key.to_user_string())
@@ -156,11 +163,6 @@ def test_asset_is_described_for_the_catalog(asset: dg.AssetsDefinition) -> None:
     assert spec.description
     assert spec.description.count(". ") + spec.description.count(".\n") >= 1
     assert all(check.description for check in asset.check_specs)
-
-
-@pytest.mark.parametrize("name", ["drop_sensor", "refresh_sensor"])
-def test_sensor_is_described(name: str) -> None:
-    assert defs().resolve_sensor_def(name).description
 
 
 # The instance
@@ -197,31 +199,30 @@ def test_dagster_keeps_its_records_in_the_home(instance: dg.DagsterInstance, hom
         assert again.get_dynamic_partitions("tickers") == ["AAPL"]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_one_setting_moves_dagsters_records_to_postgres(
-    home: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    home: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", database_url)
     current_settings.cache_clear()
     with dg.DagsterInstance.get() as instance:
-        assert isinstance(instance._storage, DagsterPostgresStorage)
         instance.add_dynamic_partitions("tickers", ["AAPL"])
     with dg.DagsterInstance.get() as again:
         assert again.get_dynamic_partitions("tickers") == ["AAPL"]
+    assert sa.inspect(sa.create_engine(database_url)).has_table("event_logs")
     assert not (home / "history").exists()
 
 
 # The tools
 
 
-@pytest.fixture(scope="module")
-def commands(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """The tools, all at once: each takes seconds to start."""
-    bin = Path(sys.executable).parent
+@pytest.fixture(scope="module", autouse=True)
+def commands() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The tools, started before the first test of this module: each takes seconds."""
+    programs = Path(sys.executable).parent
     processes = {
         command: subprocess.Popen(
-            [bin / command.split()[0], *command.split()[1:]],
+            [programs / command.split()[0], *command.split()[1:]],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
