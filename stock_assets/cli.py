@@ -67,7 +67,7 @@ def demo() -> None:
 def up(port: Annotated[int, typer.Option(help="Of the web UI.")] = 3000) -> None:
     """Run the web UI, the daemon, sensors and schedules, until Ctrl-C."""
     installation = Installation(out)
-    installation.database.engine  # noqa: B018  migrated once, before many processes open it
+    installation.recover()
     folder = installation.settings.drop_folder
     folder.mkdir(parents=True, exist_ok=True)
     out.print(

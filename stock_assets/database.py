@@ -185,7 +185,7 @@ class Database:
             .order_by(rejected_rows.c.line)
         )
         with self.engine.connect() as connection:
-            return pd.DataFrame(connection.execute(query).all(), columns=list(query.c.keys()))
+            return _frame(connection.execute(query))
 
     # Prices and tickers
 
@@ -262,22 +262,33 @@ class Database:
             .order_by(model_versions.c.ticker, model_versions.c.model)
         )
         with self.engine.connect() as connection:
-            return pd.DataFrame(connection.execute(query).all(), columns=model_versions.c.keys())
+            return _frame(connection.execute(query))
 
     # Forecasts
 
     def save_forecasts(self, rows: pd.DataFrame, revisions: Mapping[str, int]) -> None:
-        """Write forecasts, and that they are made of these price revisions."""
-        trainings = _records(rows[["ticker", "as_of", "model_version"]].drop_duplicates())
+        """Write forecasts, and that they are made of these price revisions.
+
+        Those of a ticker that has one of newer prices already come too late and are left out.
+        """
         with self._write() as connection:
+            newest = dict(
+                connection.execute(sa.select(tickers.c.ticker, tickers.c.forecast_revision))
+                .tuples()
+                .all()
+            )
+            in_time = [t for t, revision in revisions.items() if revision >= (newest[t] or 0)]
+            rows = rows[rows["ticker"].isin(in_time)]
+            if rows.empty:
+                return
             self._upsert(connection, forecasts, _records(rows))
             connection.execute(
                 tickers.update()
                 .where(tickers.c.ticker == sa.bindparam("of"))
-                .where(sa.func.coalesce(tickers.c.forecast_revision, 0) < sa.bindparam("revision"))
                 .values(forecast_revision=sa.bindparam("revision")),
-                [{"of": ticker, "revision": revision} for ticker, revision in revisions.items()],
+                [{"of": ticker, "revision": revisions[ticker]} for ticker in in_time],
             )
+            trainings = _records(rows[["ticker", "as_of", "model_version"]].drop_duplicates())
             # A model that is gone from the dictionary keeps its last forecast, but not its title.
             connection.execute(
                 forecasts.update()
@@ -323,7 +334,7 @@ class Database:
             .order_by(forecasts.c.ticker, forecasts.c.h)
         )
         with self.engine.connect() as connection:
-            return pd.DataFrame(connection.execute(query).all(), columns=list(query.c.keys()))
+            return _frame(connection.execute(query))
 
     # Connections
 
@@ -415,6 +426,10 @@ _staged = sa.Table(
     *(sa.Column(column.name, column.type) for column in prices.c),
     prefixes=["TEMPORARY"],
 )
+
+
+def _frame(result: sa.CursorResult[Any]) -> pd.DataFrame:
+    return pd.DataFrame(result.all(), columns=list(result.keys()))
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

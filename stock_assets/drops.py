@@ -1,5 +1,6 @@
 """The drop folder: which files are complete, and their registration as drops."""
 
+import os
 from pathlib import Path
 
 from stock_assets.database import Database, Drop
@@ -20,7 +21,7 @@ def look(folder: Path) -> Files:
         if not path.name.startswith(".") and not path.name.lower().endswith(_UNFINISHED):
             try:
                 stat = path.stat()
-            except FileNotFoundError:  # renamed or removed since it was listed
+            except OSError:  # renamed or removed since it was listed, or a link to nothing
                 continue
             if path.is_file():
                 files[path.name] = [stat.st_size, stat.st_mtime_ns]
@@ -43,7 +44,8 @@ def register(file: Path, store: Store, database: Database) -> Drop:
         OSError: The file cannot be read.
     """
     kept = store.keep_drop(file)
-    drop = database.register_drop(kept.key, kept.sha256, file.name, kept.size)
+    name = os.fsencode(file.name).decode(errors="replace")  # names are bytes, and may be no text
+    drop = database.register_drop(kept.key, kept.sha256, name, kept.size)
     if drop.key != kept.key:  # the bytes are there already, under the name they first came with
         store.drop_path(kept.key).unlink()
     return drop

@@ -77,6 +77,16 @@ class Installation:
             home.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(original, home / "dagster.yaml")
 
+    def recover(self) -> None:
+        """Make ready for many processes: migrate the tables, end the runs of a lost session."""
+        from dagster import DagsterInstance  # noqa: PLC0415
+
+        from stock_assets.defs.instance import fail_lost_runs  # noqa: PLC0415
+
+        self.database.engine  # noqa: B018  connecting migrates
+        with DagsterInstance.get() as instance:
+            fail_lost_runs(instance)
+
     def ingest(self, files: Sequence[Path]) -> list[Ingested]:
         """Take files one after the other; one that is refused does not stop the next."""
         with self._progress() as progress:

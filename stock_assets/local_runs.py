@@ -12,8 +12,12 @@ from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.errors import RunFailedError
 from stock_assets.settings import Settings
 
-# Lists a run under its job in the UI, as if it had been launched from there.
-_LISTED = {".dagster/repository": "__repository__@stock_assets.definitions"}
+_TAGS = {
+    # Lists a run under its job in the UI, as if it had been launched from there.
+    ".dagster/repository": "__repository__@stock_assets.definitions",
+    # The daemon cannot retry what it did not launch.
+    "dagster/max_retries": "0",
+}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -59,7 +63,7 @@ class LocalRuns:
     ) -> dg.ExecuteInProcessResult:
         result = self._definitions.resolve_job_def(job).execute_in_process(
             instance=self._instance,
-            tags=_LISTED | dict(tags or {}),
+            tags=_TAGS | dict(tags or {}),
             run_config=_QUIET,
             raise_on_error=False,
             **options,

@@ -28,8 +28,9 @@ PRICES = ("close", "open", "low", "high")
 KEY = ["ticker", "date"]
 
 _SEPARATOR = "\x1f"  # cannot stand in a file: control characters are refused
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_MAX_VOLUME = 2.0**53  # whole numbers above it are not exact as floating point
+_MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
 _MAX_SHOWN = 200  # characters of a header that is not ours
 _MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
 
@@ -89,7 +90,7 @@ def price_schema(today: date) -> pa.DataFrameSchema:
             "volume": pa.Column(
                 float,
                 _rule(
-                    lambda s: (s >= 0) & (s <= _MAX_VOLUME) & (s == s.round()),
+                    lambda s: (s >= 0) & (s < _MAX_VOLUME) & (s == s.round()),
                     "volume is not a whole number of 0 or more",
                 ),
                 nullable=True,
@@ -169,6 +170,8 @@ def _text(content: bytes, max_bytes: int) -> bytes:
             "(STOCK_ASSETS_MAX_DROP_BYTES): split it, a drop may hold any part of a history."
         )
     content = content.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if control := _CONTROL.search(content):
         line = content.count(b"\n", 0, control.start()) + 1
         raise DropError(
@@ -182,8 +185,6 @@ def _text(content: bytes, max_bytes: int) -> bytes:
         raise DropError(
             f"Line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8."
         ) from error
-    if b"\r" in content:
-        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return content
 
 
@@ -224,8 +225,8 @@ def _header(lines: _Lines) -> tuple[list[str], int]:
     expected = f"Expected a header with the columns {','.join(COLUMNS)} in any order"
     if line is None:
         raise DropError(f"The file is empty. {expected}, then one row per ticker and day.")
-    found = lines.raw(line)
-    names = [name.strip().lower() for name in _fields(found) or []]
+    found = lines[line].decode()
+    names = [name.strip().lower() for name in _fields(found)]
     missing = [name for name in COLUMNS if name not in names]
     shown = found if len(found) <= _MAX_SHOWN else found[:_MAX_SHOWN] + "…"
     if missing:
@@ -256,15 +257,15 @@ def _rows(
         keep = np.ones(len(numbers), bool)
         for line in odd.tolist():
             fields = _fields(lines[line].decode())
-            if fields is not None and len(fields) == len(header):
+            if len(fields) == len(header):
                 texts[line - first] = _SEPARATOR.join(fields).encode()
                 continue
             keep[line - first] = False
             if lines[line].strip():
                 malformed[line] = [
-                    "quotes are not closed"
-                    if fields is None
-                    else f"has {len(fields)} fields where the header has {len(header)}"
+                    f"has {len(fields)} fields where the header has {len(header)}"
+                    if fields
+                    else "quotes are not closed"
                 ]
         body = b"\n".join(text for text, kept in zip(texts, keep, strict=True) if kept)
         numbers = numbers[keep]
@@ -287,34 +288,46 @@ def _rows(
     return frame.set_index(numbers), malformed
 
 
-def _fields(line: str) -> list[str] | None:
-    """The fields of one line; None where a quote is not closed."""
+def _fields(line: str) -> list[str]:
+    """The fields of one line; none where a quote is not closed, or closed within a field."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(line)))
     try:
         return next(csv.reader([line], strict=True), [])
     except csv.Error:
-        return None
+        return []
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     """Trimmed text, days and numbers; what cannot be read becomes a missing value."""
-    day = rows["date"].astype(str).str.strip()
-    written_in_full = day.str.len() == len("YYYY-MM-DD")
     return pd.DataFrame(
         {
             "ticker": rows["ticker"].astype(str).str.strip().str.upper(),
             "sector": rows["sector"].astype(str).str.strip(),
-            "date": pd.to_datetime(
-                day.where(written_in_full), format="%Y-%m-%d", errors="coerce"
-            ).astype("datetime64[ns]"),
+            "date": _days(rows["date"].astype(str).str.strip()),
             **{name: _numbers(rows[name]) for name in (*PRICES, "volume")},
         }
     )
 
 
+def _days(column: "pd.Series[str]") -> "pd.Series[pd.Timestamp]":
+    """The days; a file has few different ones, so each is read once."""
+    codes, texts = pd.factorize(column)
+    written_in_full = [text if _DAY.fullmatch(text) else None for text in texts]
+    days = pd.to_datetime(
+        pd.Series(written_in_full, dtype=object), format="%Y-%m-%d", errors="coerce"
+    )
+    return pd.Series(days.to_numpy("datetime64[ns]")[codes], index=column.index)
+
+
 def _numbers(column: "pd.Series[Any]") -> "pd.Series[float]":
+    """The numbers, each the one nearest to its text."""
     if pd.api.types.is_bool_dtype(column):  # a column of the words True and False
         return pd.Series(np.nan, index=column.index)
-    return pd.to_numeric(column, errors="coerce").astype("float64")
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    if column.dtype == object:  # one cell is no number, so they are all text, read roughly
+        readable = numbers.notna()
+        numbers[readable] = column[readable].map(float)
+    return numbers
 
 
 def _broken_rules(frame: pd.DataFrame, today: date) -> dict[int, list[str]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -32,9 +31,6 @@ from stock_assets.settings import Settings
 from stock_assets.storage import Store
 from tests.conftest import as_csv, make_prices
 from tests.test_database import forecast, take, training
-
-BUG_OF_NAMES = pytest.mark.xfail(strict=True, reason="the database takes no such name")
-BUG_OF_LOOPS = pytest.mark.xfail(strict=True, reason="look() knows no error but FileNotFoundError")
 
 
 @dataclass
@@ -249,7 +245,7 @@ def test_files_are_registered_the_oldest_first(sensors: Sensors) -> None:
         "'; DROP TABLE drops; --.csv",
         "数据.csv",
         "long" * 60 + ".csv",
-        pytest.param(os.fsdecode(b"caf\xe9.csv"), id="not UTF-8", marks=BUG_OF_NAMES),
+        pytest.param(os.fsdecode(b"caf\xe9.csv"), id="not UTF-8"),
     ],
 )
 def test_any_file_name_is_taken(sensors: Sensors, name: str) -> None:
@@ -286,10 +282,10 @@ def a_socket(path: Path) -> None:
         listener.bind(os.path.relpath(path))
 
 
-UNREADABLE: dict[str, Any] = {
+UNREADABLE: dict[str, Callable[[Path], object]] = {
     "folder": Path.mkdir,
     "dangling link": lambda path: path.symlink_to("nowhere"),
-    "link to itself": pytest.param(lambda path: path.symlink_to(path.name), marks=BUG_OF_LOOPS),
+    "link to itself": lambda path: path.symlink_to(path.name),
     "link to memory": lambda path: path.symlink_to("/proc/self/mem"),  # a file whose read fails
     "pipe": os.mkfifo,
     "socket": a_socket,

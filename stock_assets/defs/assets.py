@@ -181,7 +181,6 @@ def price_features(
     owners=OWNERS,
     code_version=forecasting.CODE_VERSION,
     check_specs=checks.specs("ticker_models"),
-    pool="training",
 )
 def ticker_models(
     context: dg.AssetExecutionContext,

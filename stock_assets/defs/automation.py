@@ -55,10 +55,10 @@ def drop_sensor(
         try:
             drops[name] = drop = register(settings.drop_folder / name, store, database)
         except OSError as error:  # tried again at the next look
-            context.log.warning("%s cannot be read: %s", name, error)
+            context.log.warning("%r cannot be read: %s", name, error.strerror)
             continue
         done[name] = now[name]
-        context.log.info("%s is drop %s, %s", name, drop.key, drop.status)
+        context.log.info("%s is drop %s, %s", drop.file_name, drop.key, drop.status)
     context.update_cursor(
         json.dumps({"seen": now, "registered": {n: done[n] for n in now if n in done}})
     )

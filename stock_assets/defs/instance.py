@@ -1,7 +1,9 @@
-"""Where Dagster keeps its own records: beside dagster.yaml, or in our Postgres."""
+"""Dagster's own records: where they lie, and runs that they wrongly take for alive."""
 
+import os
 from typing import Any
 
+import dagster as dg
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
@@ -27,3 +29,28 @@ class InstanceStorage(DagsterSqliteStorage):
         if url := current_settings().database_url:
             return DagsterPostgresStorage(postgres_url=url, inst_data=inst_data)
         return DagsterSqliteStorage.from_local(str(current_settings().home), inst_data=inst_data)
+
+
+def fail_lost_runs(instance: dg.DagsterInstance) -> None:
+    """End the runs whose process on this machine is gone, as after a power cut.
+
+    Dagster notices a worker that dies before its code server does, but not one that dies with it:
+    such a run would count as in progress, and hold one of the few places of the queue.
+    """
+    in_progress = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
+        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+        told = [entry.get_dagster_event().engine_event_data.metadata for entry in entries]
+        pids = [int(str(metadata["pid"].value)) for metadata in told if "pid" in metadata]
+        if not pids or not _is_alive(pids[-1]):
+            instance.report_run_failed(run, "The process of this run was lost.")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,265 @@
+"""The command line as it is typed: what it does, prints and exits with."""
+
+import gzip
+import json
+import shutil
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from stock_assets.cli import main
+from stock_assets.database import Database
+from stock_assets.settings import current_settings
+from tests.conftest import ROOT, as_csv, make_prices
+from tests.test_database import contents, take
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended; what it printed has no padding."""
+
+    code: int
+    out: str
+    err: str
+
+
+def stock_assets(*arguments: object) -> Done:
+    """Run a command on the home that the environment names."""
+    code, out, err = 0, StringIO(), StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["stock-assets", *map(str, arguments)])
+        patch.setenv("COLUMNS", "80")
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return Done(code, without_padding(out), without_padding(err))
+
+
+def without_padding(printed: StringIO) -> str:
+    return "\n".join(" ".join(line.split()) for line in printed.getvalue().splitlines())
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Three files, what came of ingesting them at once, and the home they are in."""
+
+    home: Path
+    one_bad_row: Path
+    packed: Path
+    refused: Path
+    done: Done
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> Taken:
+    folder = tmp_path_factory.mktemp("cli")
+    home, one_bad_row, packed, refused = (
+        folder / name for name in ("home", "one [bad] row.csv", "packed.csv.gz", "refused.csv")
+    )
+    prices = make_prices("AAPL", 30)
+    one_bad_row.write_bytes(as_csv(prices.assign(close=[-1, *prices["close"][1:]])))
+    packed.write_bytes(gzip.compress(as_csv(make_prices("MSFT", 90))))
+    refused.write_bytes(b"hello")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOCK_ASSETS_HOME", str(home))
+        patch.setenv("DAGSTER_HOME", str(home))
+        current_settings.cache_clear()
+        done = stock_assets("ingest", one_bad_row, refused, packed)
+    current_settings.cache_clear()
+    return Taken(home, one_bad_row, packed, refused, done)
+
+
+@pytest.fixture
+def at_home(taken: Taken, home: Path) -> Database:
+    """A copy of that home, which a test may change."""
+    shutil.copytree(taken.home, home, dirs_exist_ok=True)
+    return Database(current_settings().prediction_database_url)
+
+
+def made(asset: str, ticker: str) -> int:
+    """How often an asset of a ticker was materialized."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[ticker])
+    with dg.DagsterInstance.get() as instance:
+        return len(instance.fetch_materializations(wanted, limit=100).records)
+
+
+# ingest
+
+
+def test_refused_file_does_not_stop_the_others(taken: Taken) -> None:
+    assert taken.done.code == 2
+    assert "one [bad] row.csv 30 29 0 1 1 0" in taken.done.out
+    assert "refused.csv refused" in taken.done.out
+    assert "packed.csv.gz 90 90 0 0 1 0" in taken.done.out
+
+
+def test_reasons_of_rejection_and_refusal_are_told(taken: Taken) -> None:
+    told = "one [bad] row.csv: 1 rows rejected: close is not a number above 0"
+    assert told in taken.done.out
+    assert "refused: refused.csv: The file has no header: line 1 is 'hello'." in taken.done.out
+
+
+def test_tickers_of_the_files_are_forecast(at_home: Database) -> None:
+    states = at_home.ticker_states()
+    assert [state.ticker for state in states if not state.needs_forecast] == ["AAPL", "MSFT"]
+
+
+def test_same_file_again_is_known_and_changes_nothing(taken: Taken, at_home: Database) -> None:
+    before, forecasts = contents(at_home), made("forecasts", "MSFT")
+    done = stock_assets("ingest", taken.packed)
+    assert done.code == 0
+    assert "packed.csv.gz 90 90 0 0 known drop" in done.out
+    assert contents(at_home) == before
+    assert made("forecasts", "MSFT") == forecasts
+
+
+def test_correction_forecasts_its_ticker_alone(at_home: Database, tmp_path: Path) -> None:
+    file = tmp_path / "correction.csv"
+    file.write_bytes(as_csv(make_prices("AAPL", 30, seed=1).tail(5)))
+    done = stock_assets("ingest", file)
+    assert done.code == 0
+    assert "correction.csv 5 5 0 0 0 1" in done.out
+    assert [made("forecasts", ticker) for ticker in ("AAPL", "MSFT")] == [2, 1]
+    assert not any(state.needs_forecast for state in at_home.ticker_states())
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--strict",), 1)])
+def test_rejected_rows_fail_only_if_asked(
+    taken: Taken, options: tuple[str, ...], code: int
+) -> None:
+    assert stock_assets("ingest", taken.one_bad_row, *options).code == code
+
+
+@pytest.mark.usefixtures("at_home")
+def test_refused_file_is_refused_again(taken: Taken) -> None:
+    done = stock_assets("ingest", "--strict", taken.refused)
+    assert done.code == 2
+    assert "refused: refused.csv: The file has no header" in done.out
+
+
+@pytest.mark.usefixtures("home")
+def test_missing_file_is_named() -> None:
+    done = stock_assets("ingest", "nowhere.csv")
+    assert done.code == 2
+    assert "'nowhere.csv' does not exist" in done.err
+
+
+# train and forecast
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize(
+    ("arguments", "models", "forecasts"),
+    [
+        (("train", "msft"), [1, 2], [1, 2]),
+        (("train",), [2, 2], [2, 2]),
+        (("forecast", "MSFT"), [1, 1], [1, 2]),
+        (("forecast", "MSFT", "AAPL"), [1, 1], [2, 2]),
+    ],
+    ids=["train msft", "train", "forecast MSFT", "forecast MSFT AAPL"],
+)
+def test_named_tickers_are_worked_on_or_all(
+    arguments: tuple[str, ...], models: list[int], forecasts: list[int]
+) -> None:
+    assert stock_assets(*arguments).code == 0
+    assert [made("ticker_models", ticker) for ticker in ("AAPL", "MSFT")] == models
+    assert [made("forecasts", ticker) for ticker in ("AAPL", "MSFT")] == forecasts
+
+
+def test_failed_forecast_is_told_in_a_sentence(at_home: Database, home: Path) -> None:
+    artifact = at_home.current_models(["AAPL"])["artifact"].iloc[0]
+    (home / "store" / artifact).unlink()
+    done = stock_assets("forecast", "AAPL")
+    assert done.code == 3
+    assert done.err.startswith("error: ")
+    assert artifact in done.err
+    assert "Traceback" not in done.out + done.err
+
+
+# predict
+
+
+@pytest.mark.usefixtures("at_home")
+def test_predict_prints_the_ten_days() -> None:
+    done = stock_assets("predict", "msft")
+    assert done.code == 0
+    last = make_prices("MSFT", 90)["close"].iloc[-1]
+    assert f"MSFT: {last:,.2f} on 2019-06-28" in done.out
+    days = [line.split() for line in done.out.splitlines() if " to " in line]
+    assert [day[0] for day in days] == [str(h) for h in range(1, 11)]
+    assert [day[1] for day in (days[0], days[-1])] == ["2019-07-01", "2019-07-15"]
+    assert {len(day) for day in days} == {9}
+
+
+@pytest.mark.parametrize("ticker", ["AAPL", "MSFT"])
+def test_predict_gives_the_stored_forecast_as_json(at_home: Database, ticker: str) -> None:
+    document = json.loads(stock_assets("predict", ticker, "--json").out)
+    stored = at_home.champion_forecasts([ticker])
+    bounds = ["h", "close", "lo_80", "hi_80", "lo_95", "hi_95"]
+    days = pd.DataFrame(document.pop("forecast"))
+    assert days[bounds].to_dict() == stored[bounds].to_dict()
+    assert days["target_date"].tolist() == stored["target_date"].map(str).tolist()
+    assert set(days.columns) == {*bounds, "target_date"}
+    first = stored.iloc[0]
+    assert document == {
+        "ticker": ticker,
+        "as_of": "2019-06-28",
+        "last_close": first["last_close"],
+        "model": first["model"],
+        "model_version": first["model_version"],
+        "reason": first["reason"],
+        "mae_ratio": None if ticker == "AAPL" else first["mae_ratio"],
+    }
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("predict", "APPL"), "error: No prices of APPL. Did you mean AAPL?"),
+        (("train", "MSFT", "MFST"), "error: No prices of MFST. Did you mean MSFT?"),
+        (("forecast", "0815"), "error: No prices of 0815. Drop a CSV that has them"),
+    ],
+)
+def test_unknown_ticker_is_told_with_the_nearest_known(
+    arguments: tuple[str, ...], told: str
+) -> None:
+    done = stock_assets(*arguments)
+    assert done.code == 3
+    assert done.err.startswith(told)
+    assert done.err.endswith("stock-assets ingest FILE")
+    assert done.out == ""
+
+
+def test_ticker_without_a_forecast_is_told_what_to_type(at_home: Database) -> None:
+    take(at_home, make_prices("NEW", 30))
+    done = stock_assets("predict", "NEW")
+    assert (done.code, done.out) == (3, "")
+    sentence, command = done.err.removeprefix("error: ").split(": ")
+    assert sentence == "NEW has prices but no forecast yet"
+    assert stock_assets(*command.split()[1:]).code == 0
+    assert stock_assets("predict", "NEW").code == 0
+
+
+# The home
+
+
+def test_home_is_made_where_there_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = home / "not" / "there"
+    monkeypatch.setenv("STOCK_ASSETS_HOME", str(new))
+    current_settings.cache_clear()
+    assert stock_assets("predict", "AAPL").code == 3
+    ours = ROOT / "dagster_home" / "dagster.yaml"
+    assert (new / "dagster.yaml").read_bytes() == ours.read_bytes()

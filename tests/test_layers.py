@@ -1,0 +1,156 @@
+"""Imports point one way only, and what is slow to load is loaded when it is needed."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import stock_assets
+
+ROOT = Path(stock_assets.__file__).parent
+# From the bottom: a module imports from its own layer and those below it.
+LAYERS = (
+    {"errors"},
+    {"prices", "features", "evaluation", "forecasting", "sessions"},
+    {"tables", "database", "storage", "drops", "settings", "demo", "migrations"},
+    {"defs"},
+    {"definitions"},
+    {"local_runs"},
+    {"installation"},
+    {"cli"},
+)
+LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+PURE, EDGE, DAGSTER = LAYERS[0] | LAYERS[1], LAYERS[2], {"defs", "definitions", "local_runs"}
+COMMANDS = {"installation", "cli"}
+LEARNING = {"sklearn", "skops", "joblib", "scipy"}
+STORES = {"sqlalchemy", "alembic", "psycopg2"}
+WEB = {"fastapi", "starlette", "uvicorn", "requests", "httpx"}
+
+
+def modules() -> dict[str, Path]:
+    """The files of the package by their dotted names in it."""
+    paths = {path.relative_to(ROOT): path for path in sorted(ROOT.rglob("*.py"))}
+    return {
+        ".".join(short.with_suffix("").parts): path
+        for short, path in paths.items()
+        if short != Path("__init__.py")
+    }
+
+
+def imports(path: Path, *, at_start: bool = False) -> set[str]:
+    """The dotted names that a file imports; on request only those that loading it imports."""
+    found = set()
+    for node in _nodes(ast.parse(path.read_text()), at_start=at_start):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _nodes(tree: ast.AST, *, at_start: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if at_start and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if at_start and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from _nodes(node, at_start=at_start)
+
+
+def ours(names: set[str]) -> set[str]:
+    """The parts of this package among imported names, by their first name in it."""
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == ROOT.name and len(part) > 1} & LEVEL.keys()
+
+
+def level(module: str) -> int:
+    return LEVEL[module.partition(".")[0]]
+
+
+def foreign(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names} - {ROOT.name}
+
+
+MODULES = modules()
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {name.split(".")[0] for name in MODULES} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_never_point_up(module: str) -> None:
+    above = {name for name in ours(imports(MODULES[module])) if level(name) > level(module)}
+    assert above == set()
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {
+        name: ours(imports(path, at_start=True)) - {name}
+        for name, path in MODULES.items()
+        if "." not in name
+    }
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules_know_no_platform_and_no_environment(module: str) -> None:
+    known = foreign(imports(MODULES[module]))
+    assert not {name for name in known if name.startswith("dagster")}
+    assert known.isdisjoint(STORES | WEB | {"os", "pydantic_settings", "subprocess", "socket"})
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] in EDGE])
+def test_edge_modules_know_no_dagster_and_train_nothing(module: str) -> None:
+    known = foreign(imports(MODULES[module]))
+    assert not {name for name in known if name.startswith("dagster")}
+    assert known.isdisjoint(LEARNING)
+    assert not ours(imports(MODULES[module])) & {"forecasting"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "settings"])
+def test_the_environment_is_read_in_the_settings_alone(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    read = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"environ", "getenv"}
+        and module not in COMMANDS  # they set it for Dagster
+    ]
+    assert read == []
+
+
+@pytest.mark.parametrize("module", sorted(COMMANDS))
+def test_commands_load_dagster_and_learning_only_when_needed(module: str) -> None:
+    known = imports(MODULES[module], at_start=True)
+    assert not {name for name in foreign(known) if name.startswith("dagster")}
+    assert foreign(known).isdisjoint(LEARNING | {"pandera", "matplotlib"})
+    assert not ours(known) & (DAGSTER | {"forecasting", "prices"})
+
+
+@pytest.mark.parametrize(
+    ("names", "absent"),
+    [
+        (sorted(PURE), {"dagster", "matplotlib", *STORES, *WEB}),
+        (sorted(EDGE - {"migrations"}), {"dagster", "pandera", "matplotlib", "sklearn", "joblib"}),
+        (
+            ["cli"],
+            {"dagster", "pandera", "matplotlib", "sklearn", "joblib"},
+        ),
+    ],
+    ids=["pure", "edge", "cli"],
+)
+def test_loading_a_layer_leaves_out(names: list[str], absent: set[str]) -> None:
+    loads = "; ".join(f"import stock_assets.{name}" for name in names)
+    shows = "import sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{loads}; {shows}"], capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) & absent == set()

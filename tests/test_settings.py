@@ -1,0 +1,108 @@
+"""Settings: defaults that work, and one environment name for each."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from stock_assets.errors import SetupError
+from stock_assets.settings import Settings, current_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith(("STOCK_ASSETS_", "DAGSTER_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
+    settings = Settings()
+    home = tmp_path / "dagster_home"
+    assert settings.home == home
+    assert settings.drop_folder == home / "drops"
+    assert settings.store == home / "store"
+    assert settings.prediction_database_url == f"sqlite:///{home / 'predictions.db'}"
+    assert settings.max_drop_bytes == 2**30
+    assert settings.max_tickers_per_run == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "attribute", "expected"),
+    [
+        ("STOCK_ASSETS_HOME", "/srv/home", "home", Path("/srv/home")),
+        ("STOCK_ASSETS_DROPS", "/srv/in", "drop_folder", Path("/srv/in")),
+        ("STOCK_ASSETS_DATABASE_URL", "postgresql://db/x", "database_url", "postgresql://db/x"),
+        (
+            "STOCK_ASSETS_DATABASE_URL",
+            "postgresql://db/x",
+            "prediction_database_url",
+            "postgresql://db/x",
+        ),
+        ("STOCK_ASSETS_MAX_DROP_BYTES", "1000", "max_drop_bytes", 1000),
+        ("STOCK_ASSETS_MAX_TICKERS_PER_RUN", "7", "max_tickers_per_run", 7),
+    ],
+)
+def test_each_setting_has_an_environment_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, attribute: str, expected: object
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(Settings(), attribute) == expected
+
+
+def test_the_home_falls_back_to_that_of_dagster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "/srv/dagster")
+    assert Settings().home == Path("/srv/dagster")
+    monkeypatch.setenv("STOCK_ASSETS_HOME", "/srv/ours")
+    assert Settings().home == Path("/srv/ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute"), [("STOCK_ASSETS_HOME", "home"), ("STOCK_ASSETS_DROPS", "drop_folder")]
+)
+def test_a_relative_folder_becomes_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, attribute: str
+) -> None:
+    monkeypatch.setenv(name, "below/here")
+    assert getattr(Settings(), attribute) == tmp_path / "below" / "here"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1GB", "1.5", ""])
+@pytest.mark.parametrize("setting", ["max_drop_bytes", "max_tickers_per_run"])
+def test_a_bad_value_is_named_with_its_setting(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+) -> None:
+    monkeypatch.setenv(f"STOCK_ASSETS_{setting.upper()}", value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    (error,) = refused.value.errors()
+    assert error["loc"] == (setting,)
+    assert setting in str(refused.value)
+    assert f"input_value={value!r}" in str(refused.value)
+
+
+def test_every_wrong_setting_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_MAX_DROP_BYTES", "1GB")
+    monkeypatch.setenv("STOCK_ASSETS_MAX_TICKERS_PER_RUN", "0")
+    current_settings.cache_clear()
+    with pytest.raises(SetupError) as refused:
+        current_settings()
+    for part in ("max_drop_bytes", "valid integer", "'1GB'", "max_tickers_per_run", "'0'"):
+        assert part in str(refused.value)
+
+
+def test_settings_do_not_change() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.max_drop_bytes = 1  # type: ignore[misc]
+
+
+def test_a_process_reads_its_settings_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    current_settings.cache_clear()
+    settings = current_settings()
+    monkeypatch.setenv("STOCK_ASSETS_MAX_DROP_BYTES", "5")
+    assert current_settings() is settings
+    current_settings.cache_clear()
+    assert current_settings().max_drop_bytes == 5
+    current_settings.cache_clear()
