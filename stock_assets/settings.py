@@ -23,7 +23,9 @@ class Settings(BaseSettings):
         max_tickers_per_run: Largest range of tickers that one run works on.
     """
 
-    model_config = SettingsConfigDict(env_prefix="STOCK_ASSETS_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STOCK_ASSETS_", env_ignore_empty=True, frozen=True
+    )
 
     home: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default=Path("dagster_home"),

@@ -5,12 +5,12 @@ A file appears under its name only when it is complete, so a reader never sees h
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 import pandas as pd
 
@@ -109,8 +109,9 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 def _temporary(folder: Path) -> Iterator[IO[bytes]]:
     """A hidden file in the folder, gone at the end unless it was renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
-        try:
+    path = folder / f".{uuid4().hex}"
+    try:
+        with path.open("xb") as file:
             yield file
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+    finally:
+        path.unlink(missing_ok=True)

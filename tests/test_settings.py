@@ -68,7 +68,7 @@ def test_a_relative_folder_becomes_absolute(
     assert getattr(Settings(), attribute) == tmp_path / "below" / "here"
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1GB", "1.5", ""])
+@pytest.mark.parametrize("value", ["0", "-1", "1GB", "1.5"])
 @pytest.mark.parametrize("setting", ["max_drop_bytes", "max_tickers_per_run"])
 def test_a_bad_value_is_named_with_its_setting(
     monkeypatch: pytest.MonkeyPatch, setting: str, value: str
@@ -106,3 +106,12 @@ def test_a_process_reads_its_settings_once(monkeypatch: pytest.MonkeyPatch) -> N
     current_settings.cache_clear()
     assert current_settings().max_drop_bytes == 5
     current_settings.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["HOME", "DROPS", "DATABASE_URL", "MAX_DROP_BYTES"])
+def test_an_empty_variable_is_one_that_is_not_set(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    without = Settings()
+    monkeypatch.setenv(f"STOCK_ASSETS_{name}", "")
+    assert Settings() == without
