@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from stock_assets.definitions import defs
 from stock_assets.defs import assets
+from stock_assets.defs.instance import fail_lost_runs
 from stock_assets.settings import current_settings
 from tests.conftest import ROOT
 
@@ -237,3 +238,14 @@ def commands() -> Iterator[dict[str, subprocess.Popen[str]]]:
 def test_tool_finds_no_fault(commands: dict[str, subprocess.Popen[str]], command: str) -> None:
     told, _ = commands[command].communicate()
     assert commands[command].returncode == 0, told
+
+
+def test_a_run_whose_process_lives_is_not_lost(instance: dg.DagsterInstance) -> None:
+    @dg.asset
+    def looks_for_lost_runs(context: dg.AssetExecutionContext) -> str:
+        fail_lost_runs(context.instance)
+        run = context.instance.get_run_by_id(context.run.run_id)
+        return run.status.value if run else "gone"
+
+    result = dg.materialize([looks_for_lost_runs], instance=instance)
+    assert result.output_for_node("looks_for_lost_runs") == "STARTED"
