@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -79,6 +80,9 @@ def up(port: Annotated[int, typer.Option(help="Of the web UI.")] = 3000) -> None
     options = ["--module-name", "stock_assets.definitions", "--log-level", "warning"]
     quiet = ["-W", "ignore:Function `dev_command` is superseded"]  # by a tool for developers
     command = [sys.executable, *quiet, "-m", "dagster", "dev", *options, "--port", str(port)]
+    # A shell starts what it puts into the background deaf to Ctrl-C, and Dagster copies that to
+    # SIGTERM: nothing could end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.execv(sys.executable, command)  # noqa: S606  Ctrl-C goes straight to Dagster
 
 

@@ -93,7 +93,7 @@ class Store:
 def _slug(name: str) -> str:
     """The start of a file's name, of characters that are safe in paths and partition keys."""
     stem = name.removesuffix(".gz").removesuffix(".csv")
-    return re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:40] or "drop"
+    return re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:40].rstrip("-") or "drop"
 
 
 @contextmanager

@@ -474,21 +474,16 @@ defs().resolve_job_def("refresh_tickers").execute_in_process(
 """
 
 
-@pytest.mark.parametrize(
-    "asset",
-    [
-        "ticker_models",
-        "forecasts",
-    ],
-)
-def test_killed_run_and_a_plain_one_after_it_give_the_rows_of_an_undisturbed_one(
-    home: Path, chain: Chain, asset: str
+def test_killed_runs_and_a_plain_one_after_them_give_the_rows_of_an_undisturbed_one(
+    home: Path, chain: Chain
 ) -> None:
     with dg.DagsterInstance.get() as instance:
         platform = Platform(home, instance)
         platform.ingest(*PRICES)
-        killed = subprocess.run([sys.executable, "-c", DIES, asset], check=False)
-        assert killed.returncode == -signal.SIGKILL
+        for asset in ("ticker_models", "forecasts"):
+            killed = subprocess.run([sys.executable, "-c", DIES, asset], check=False)
+            assert killed.returncode == -signal.SIGKILL
+            assert contents(platform.database)["forecasts"] == []
         platform.refresh(*TICKERS)
     undisturbed = contents(chain.platform.database, without=("created_at",))
     assert contents(platform.database, without=("created_at",)) == undisturbed
