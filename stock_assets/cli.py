@@ -231,7 +231,7 @@ def _forecast_document(path: pd.DataFrame) -> dict[str, Any]:
         "model": first["model"],
         "model_version": first["model_version"],
         "reason": first["reason"],
-        "mae_ratio": None if pd.isna(first["mae_ratio"]) else first["mae_ratio"],
+        "mae_ratio": first["mae_ratio"],
         "forecast": [
             day | {"target_date": day["target_date"].isoformat()} for day in days.to_dict("records")
         ],

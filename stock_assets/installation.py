@@ -78,14 +78,18 @@ class Installation:
             shutil.copyfile(original, home / "dagster.yaml")
 
     def recover(self) -> None:
-        """Make ready for many processes: migrate the tables, end the runs of a lost session."""
+        """Make ready for many processes: migrate the tables, end the runs of a lost session.
+
+        A database that is shared may know runs of other machines, which are not ours to judge.
+        """
         from dagster import DagsterInstance  # noqa: PLC0415
 
         from stock_assets.defs.instance import fail_lost_runs  # noqa: PLC0415
 
         self.database.engine  # noqa: B018  connecting migrates
-        with DagsterInstance.get() as instance:
-            fail_lost_runs(instance)
+        if not self.settings.database_url:
+            with DagsterInstance.get() as instance:
+                fail_lost_runs(instance)
 
     def ingest(self, files: Sequence[Path]) -> list[Ingested]:
         """Take files one after the other; one that is refused does not stop the next."""

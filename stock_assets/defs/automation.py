@@ -32,6 +32,7 @@ WITHOUT_TRAINING = [dg.AssetKey("price_features"), dg.AssetKey("forecasts")]
 
 @dg.sensor(
     job=ingest_drop,
+    description="Registers each complete file in the drop folder, and asks for its ingestion.",
     minimum_interval_seconds=LOOK_EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
@@ -80,6 +81,7 @@ def drop_sensor(
 
 @dg.sensor(
     job=refresh_tickers,
+    description="Asks for new forecasts of tickers whose prices changed, with training if due.",
     minimum_interval_seconds=LOOK_EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
@@ -171,6 +173,7 @@ def run_requests(
 
 @dg.schedule(
     job=refresh_tickers,
+    description="Forecasts every ticker after the close of the exchange.",
     cron_schedule="30 18 * * 1-5",
     execution_timezone=EXCHANGE_TIME,
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -186,6 +189,7 @@ def nightly_forecast(
 
 @dg.schedule(
     job=refresh_tickers,
+    description="Trains every ticker anew, and forecasts with the new models.",
     cron_schedule="0 6 * * 6",
     execution_timezone=EXCHANGE_TIME,
     default_status=dg.DefaultScheduleStatus.RUNNING,

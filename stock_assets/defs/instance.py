@@ -26,7 +26,8 @@ class InstanceStorage(DagsterSqliteStorage):
         config_value: Any,  # noqa: ARG003
     ) -> Any:
         """Postgres if its address is set, else SQLite."""
-        if url := current_settings().database_url:
+        url = current_settings().database_url
+        if url.startswith("postgresql"):
             return DagsterPostgresStorage(postgres_url=url, inst_data=inst_data)
         return DagsterSqliteStorage.from_local(str(current_settings().home), inst_data=inst_data)
 
