@@ -1,5 +1,6 @@
 """What Dagster loads: the shape of the platform, its instance, and the tools that look at it."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -249,3 +250,24 @@ def test_a_run_whose_process_lives_is_not_lost(instance: dg.DagsterInstance) -> 
 
     result = dg.materialize([looks_for_lost_runs], instance=instance)
     assert result.output_for_node("looks_for_lost_runs") == "STARTED"
+
+
+DIES = """
+import os, signal, dagster as dg
+
+@dg.asset
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+dg.materialize([dies], instance=dg.DagsterInstance.get())
+"""
+
+
+def test_a_run_whose_process_is_gone_is_ended(instance: dg.DagsterInstance) -> None:
+    killed = subprocess.run([sys.executable, "-c", DIES], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (run,) = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.STARTED
+    fail_lost_runs(instance)
+    (run,) = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.FAILURE
