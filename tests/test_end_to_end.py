@@ -198,8 +198,8 @@ def test_plain_dagster_dev_serves_the_workspace(home: Path) -> None:
 
 def assert_ends_cleanly(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
-    assert process.wait(60) == 0
-    wait_until("end of all processes", lambda: not members(process.pid), seconds=30)
+    assert process.wait(30) == 0
+    wait_until("end of all processes", lambda: not members(process.pid), seconds=15)
 
 
 @pytest.mark.timeout(200)
