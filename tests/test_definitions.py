@@ -1,19 +1,22 @@
 """What Dagster loads: the shape of the platform, its instance, and the tools that look at it."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 import sqlalchemy as sa
 
 from stock_assets.definitions import defs
 from stock_assets.defs import assets
-from stock_assets.defs.instance import fail_lost_runs
+from stock_assets.defs.instance import _is_alive, fail_lost_runs
 from stock_assets.settings import current_settings
 from tests.conftest import ROOT
 
@@ -263,11 +266,21 @@ dg.materialize([dies], instance=dg.DagsterInstance.get())
 """
 
 
-def test_a_run_whose_process_is_gone_is_ended(instance: dg.DagsterInstance) -> None:
-    killed = subprocess.run([sys.executable, "-c", DIES], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    (run,) = instance.get_runs()
-    assert run.status is dg.DagsterRunStatus.STARTED
-    fail_lost_runs(instance)
+@pytest.mark.parametrize("is_reaped", [True, False])
+def test_a_run_whose_process_is_gone_is_ended(
+    instance: dg.DagsterInstance, *, is_reaped: bool
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", DIES]) as killed:
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # dead, and left as a zombie
+        if is_reaped:
+            assert killed.wait() == -signal.SIGKILL
+        (run,) = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.STARTED
+        fail_lost_runs(instance)
     (run,) = instance.get_runs()
     assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_process_is_not_the_one_that_had_its_id_before() -> None:
+    assert _is_alive(os.getpid(), time.time())
+    assert not _is_alive(os.getpid(), psutil.Process().create_time() - 1)

@@ -196,6 +196,23 @@ def test_plain_dagster_dev_serves_the_workspace(home: Path) -> None:
         assert process.poll() is None
 
 
+@pytest.mark.timeout(300)
+def test_up_goes_on_after_a_power_cut(home: Path) -> None:
+    database = Database(f"sqlite:///{home / 'predictions.db'}")
+    with serving(home, STOCK_ASSETS, "up") as (process, web):
+        (home / "drops" / "prices.csv").write_bytes(as_csv(make_prices("IBM")))
+        wait_until(
+            "run that has started",
+            lambda: any(run["status"] == "STARTED" for run in web.runs()),
+            seconds=60,
+        )
+        while alive := members(process.pid):
+            for member in alive:
+                member.kill()
+    with serving(home, STOCK_ASSETS, "up"):
+        wait_until("forecast", lambda: forecast_tickers(database) == {"IBM"}, seconds=120)
+
+
 def assert_ends_cleanly(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
     assert process.wait(30) == 0

@@ -1,9 +1,9 @@
 """Dagster's own records: where they lie, and runs that they wrongly take for alive."""
 
-import os
 from typing import Any
 
 import dagster as dg
+import psutil
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
@@ -41,17 +41,22 @@ def fail_lost_runs(instance: dg.DagsterInstance) -> None:
     in_progress = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
     for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
         entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
-        told = [entry.get_dagster_event().engine_event_data.metadata for entry in entries]
-        pids = [int(str(metadata["pid"].value)) for metadata in told if "pid" in metadata]
-        if not pids or not _is_alive(pids[-1]):
+        told = [
+            (int(str(metadata["pid"].value)), entry.timestamp)
+            for entry in entries
+            if "pid" in (metadata := entry.get_dagster_event().engine_event_data.metadata)
+        ]
+        if not told or not _is_alive(*told[-1]):
             instance.report_run_failed(run, "The process of this run was lost.")
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, at: float) -> bool:
+    """Whether the process that had this id at that time still runs.
+
+    A dead one may linger until it is reaped, and its id may be another's by now.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        return process.create_time() <= at and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True
