@@ -23,3 +23,7 @@ class SetupError(StockAssetsError):
 
 class RunFailedError(StockAssetsError):
     """A Dagster run ended in failure; the message is what its failed step says."""
+
+
+class BacktestError(StockAssetsError):
+    """The prices do not allow the backtest that was asked for."""
