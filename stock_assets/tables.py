@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA_REVISION = "0001"  # the newest script in migrations/versions
+SCHEMA_REVISION = "0002"  # the newest script in migrations/versions
 VERSION_TABLE = "stock_assets_version"  # Dagster's own tables may be in the same database
 
 METADATA = sa.MetaData(
@@ -76,6 +76,38 @@ tickers = sa.Table(
     sa.Column("model_days", sa.Integer, comment="days of the last training"),
     sa.Column("model_version", sa.String(12), comment="the training that forecasts"),
     sa.Column("forecast_revision", sa.Integer, comment="price revision of the last forecast"),
+    sa.Column("forecast_due", sa.Text, comment="why, though its prices did not change"),
+    sa.Column("training_due", sa.Text, comment="why, though neither new nor grown"),
+)
+market_models = sa.Table(
+    "market_models",
+    METADATA,
+    sa.Column(
+        "id", sa.Integer, primary_key=True, comment="order of training: the newest forecasts"
+    ),
+    sa.Column("version", sa.String(12), nullable=False, unique=True),
+    sa.Column("trained_to", sa.Date, nullable=False),
+    sa.Column("tickers", sa.Integer, nullable=False),
+    sa.Column("days", sa.Integer, nullable=False, comment="of all tickers in sum"),
+    sa.Column("artifact", sa.Text, nullable=False, comment="path in the store"),
+    _created_at(),
+)
+interval_widths = sa.Table(
+    "interval_widths",
+    METADATA,
+    sa.Column("date", sa.Date, primary_key=True, comment="as known at its end"),
+    sa.Column("h", sa.Integer, primary_key=True, comment="trading days ahead, 1..10"),
+    sa.Column("width_80", sa.Float(53), nullable=False, comment="of volatility * sqrt(h)"),
+    sa.Column("width_95", sa.Float(53), nullable=False, comment="of volatility * sqrt(h)"),
+)
+champions = sa.Table(
+    "champions",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, comment="the newest one is the champion"),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("pinned", sa.Boolean, nullable=False, comment="chosen by a person"),
+    _created_at(),
 )
 model_versions = sa.Table(
     "model_versions",
@@ -84,7 +116,6 @@ model_versions = sa.Table(
     sa.Column("version", sa.String(12), primary_key=True),
     sa.Column("model", sa.String(64), primary_key=True),
     sa.Column("is_champion", sa.Boolean, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
     sa.Column("trained_from", sa.Date, nullable=False),
     sa.Column("trained_to", sa.Date, nullable=False),
     sa.Column("days", sa.Integer, nullable=False),
@@ -97,7 +128,8 @@ model_versions = sa.Table(
     sa.Column("mae_ratio_h10", sa.Float(53), comment="the same at h = 10 alone"),
     sa.Column("coverage_80", sa.Float(53), comment="share inside, 0..1"),
     sa.Column("coverage_95", sa.Float(53), comment="share inside, 0..1"),
-    sa.Column("widths", _JSON, nullable=False, comment="(levels, h), of volatility * sqrt(h)"),
+    sa.Column("weight", sa.Float(53), nullable=False, comment="its predictions count as, 0..1"),
+    sa.Column("gains", _JSON, comment="by fortnight: gain on naive in sum, origins"),
     sa.Column("artifact", sa.Text, nullable=False, comment="path in the store"),
     _created_at(),
 )
@@ -117,6 +149,7 @@ forecasts = sa.Table(
     sa.Column("model_version", sa.String(12), nullable=False),
     sa.Column("is_champion", sa.Boolean, nullable=False),
     _created_at(),
+    sa.Index("ix_forecasts_target_date", "target_date"),
 )
 forecast_scores = sa.Table(
     "forecast_scores",
@@ -131,4 +164,5 @@ forecast_scores = sa.Table(
     sa.Column("inside_80", sa.Boolean, nullable=False),
     sa.Column("inside_95", sa.Boolean, nullable=False),
     _created_at(),
+    sa.Index("ix_forecast_scores_as_of", "as_of"),
 )

@@ -1,16 +1,18 @@
 """The prediction database, on SQLite and PostgreSQL: every write holds once, whatever happens."""
 
 import hashlib
+import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -22,7 +24,9 @@ from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stock_assets.database import Changes, Database, Drop
+from stock_assets.database import Champion, Changes, Database, Drop
+from stock_assets.evaluation import ratio
+from stock_assets.intervals import PRIOR_WIDTHS, Widths
 from stock_assets.prices import COLUMNS, KEY, Validation, validate_csv
 from stock_assets.tables import METADATA, SCHEMA_REVISION, VERSION_TABLE
 from tests.conftest import as_csv, make_prices
@@ -89,14 +93,15 @@ def training(
             "version": version,
             "model": model,
             "is_champion": model == champion,
-            "reason": "champion" if model == champion else "baseline",
             "trained_from": date(2019, 1, 1),
             "trained_to": date(2019, 6, 28),
             "days": days,
             "origins": 40,
             **dict.fromkeys(("mae", "rmse", "mae_ratio", "mae_ratio_h10"), 0.5),
-            **dict.fromkeys(("coverage_80", "coverage_95"), None),
-            "widths": [[1.5] * 10, [2.5] * 10],
+            "coverage_80": 0.75,
+            "coverage_95": 0.9,
+            "weight": 0.25,
+            "gains": {"1283": [0.02, 10.0], "1284": [0.03, 10.0]},
             "artifact": f"models/{ticker}/{version}.skops",
         }
         for model in ("linear_regression", "naive")
@@ -135,6 +140,12 @@ def forecast(  # noqa: PLR0913
     )
 
 
+def table(database: Database, name: str) -> pd.DataFrame:
+    """Every row of one table."""
+    columns = METADATA.tables[name].c.keys()
+    return pd.DataFrame(contents(database)[name], columns=columns)
+
+
 def needs(database: Database, ticker: str = "AAPL") -> tuple[bool, bool]:
     """Whether a ticker needs a forecast, and whether it needs training."""
     (state,) = [state for state in database.ticker_states() if state.ticker == ticker]
@@ -143,9 +154,8 @@ def needs(database: Database, ticker: str = "AAPL") -> tuple[bool, bool]:
 
 def revisions(database: Database, ticker: str = "AAPL") -> tuple[int, int]:
     """The price and the history revision of a ticker."""
-    rows = {row[0]: row for row in contents(database)["tickers"]}
-    names = list(METADATA.tables["tickers"].c.keys())
-    row = dict(zip(names, rows[ticker], strict=True))
+    rows = table(database, "tickers").to_dict("records")
+    (row,) = [row for row in rows if row["ticker"] == ticker]
     return row["price_revision"], row["history_revision"]
 
 
@@ -199,6 +209,93 @@ def test_migrations_go_down_to_nothing_and_up_again(database: Database, migratio
         assert sa.inspect(connection).get_table_names() == [VERSION_TABLE]
         command.upgrade(migrations, "head")
     assert differences(database) == []
+
+
+def reflected(connection: sa.Connection) -> dict[str, sa.Table]:
+    """The tables that are there, whatever we declare; without that of the revision."""
+    found = sa.MetaData()
+    found.reflect(connection)
+    return {name: table for name, table in found.tables.items() if name != VERSION_TABLE}
+
+
+def found_rows(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table that is there, ascending by its key."""
+    return {
+        name: [
+            dict(row)
+            for row in connection.execute(table.select().order_by(*table.primary_key)).mappings()
+        ]
+        for name, table in reflected(connection).items()
+    }
+
+
+def some_value(column: sa.Column[Any], n: int) -> object:
+    """The n-th value of a column of this type."""
+    values: dict[type, object] = {
+        bool: n % 2 == 0,
+        int: n,
+        float: n + 0.25,
+        str: f"{n}",
+        date: date(2019, 6, n),
+        datetime: datetime(2019, 6, n, 12, tzinfo=UTC),
+        dict: {"n": [n, None]},
+    }
+    return values[column.type.python_type]
+
+
+def test_migration_to_one_champion_keeps_every_row(database_url: str, migrations: Config) -> None:
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        migrations.attributes["connection"] = connection
+        command.upgrade(migrations, "0001")
+        for of_release in reflected(connection).values():
+            rows = [{c.name: some_value(c, n) for c in of_release.c} for n in (1, 2, 3)]
+            connection.execute(of_release.insert(), rows)
+        before = found_rows(connection)
+    assert len(before) == 7
+
+    database = Database(database_url)
+    assert differences(database) == []
+    with database.engine.begin() as connection:
+        after = found_rows(connection)
+        migrations.attributes["connection"] = connection
+        command.downgrade(migrations, "0001")
+        again = found_rows(connection)
+    engine.dispose()
+    database.engine.dispose()
+
+    untrained = [
+        row | {"model_version": None, "forecast_revision": None} for row in before["tickers"]
+    ]
+    assert again == before | {
+        "tickers": untrained,
+        "model_versions": [row | {"reason": "", "widths": []} for row in before["model_versions"]],
+    }
+    assert after == again | {
+        **{name: [] for name in ("market_models", "interval_widths", "champions")},
+        "tickers": [row | {"training_due": None} for row in untrained],
+        "model_versions": [
+            {k: v for k, v in row.items() if k not in {"reason", "widths"}}
+            | {"weight": 0.0, "gains": None}
+            for row in before["model_versions"]
+        ],
+    }
+
+
+def test_tickers_of_the_first_release_are_trained_anew(
+    database: Database, migrations: Config
+) -> None:
+    take(database, make_prices(days=100))
+    database.save_training(training(), {"AAPL": 1})
+    database.save_forecasts(forecast(), {"AAPL": 1})
+    assert needs(database) == (False, False)
+    with database.engine.begin() as connection:
+        migrations.attributes["connection"] = connection
+        command.downgrade(migrations, "0001")
+        command.upgrade(migrations, "head")
+    assert needs(database)[1]
+    assert database.current_models(["AAPL"]).empty
+    assert len(database.champion_forecasts(["AAPL"])) == 10
 
 
 def test_opening_again_keeps_the_rows(database: Database) -> None:
@@ -366,6 +463,34 @@ def test_ticker_needs_what_its_changed_prices_demand(
     assert needs(database) == needed
 
 
+def test_ticker_that_is_due_needs_training_until_it_is_trained(database: Database) -> None:
+    take(database, make_prices(days=100), make_prices("IBM", days=100))
+    for ticker in ("AAPL", "IBM"):
+        database.save_training(training(ticker), {ticker: 1})
+        database.save_forecasts(forecast(ticker), {ticker: 1})
+    database.mark_training_due({})
+    database.mark_training_due({"AAPL": "drift", "NONE": "drift"})
+    assert [(s.ticker, s.due) for s in database.ticker_states()] == [
+        ("AAPL", "drift"),
+        ("IBM", ""),
+    ]
+    assert (needs(database), needs(database, "IBM")) == ((True, True), (False, False))
+
+    database.save_forecasts(forecast(), {"AAPL": 1})
+    assert needs(database) == (True, True)
+    database.save_training(training(version="v2"), {"AAPL": 1})
+    assert needs(database) == (False, False)
+
+
+def test_training_on_older_prices_leaves_a_ticker_due(database: Database) -> None:
+    take(database, make_prices().head(100))
+    take(database, make_prices())
+    database.save_training(training(), {"AAPL": 2})
+    database.mark_training_due({"AAPL": "drift"})
+    database.save_training(training(version="old"), {"AAPL": 1})
+    assert needs(database) == (True, True)
+
+
 def test_revisions_tell_corrections_from_appended_days(database: Database) -> None:
     prices = make_prices()
     seen = []
@@ -415,7 +540,17 @@ def test_current_models_are_those_of_the_last_training(database: Database) -> No
         ["IBM", "of-ibm", "linear_regression", False],
         ["IBM", "of-ibm", "naive", True],
     ]
-    assert models["widths"].iloc[0] == [[1.5] * 10, [2.5] * 10]
+    assert models["weight"].tolist() == [0.25] * 4
+    assert models["gains"].iloc[0] == {"1283": [0.02, 10.0], "1284": [0.03, 10.0]}
+
+
+def test_last_day_of_the_current_training_is_told(database: Database) -> None:
+    take(database, *(make_prices(ticker) for ticker in ("AAPL", "GOOG", "IBM")))
+    later = [row | {"trained_to": date(2019, 7, 1)} for row in training(version="v2")]
+    database.save_training(later + training("IBM"), {"AAPL": 1, "IBM": 1})
+    assert database.last_trained(["AAPL", "GOOG", "NONE"]) == {"AAPL": date(2019, 7, 1)}
+    database.save_training(training(), {"AAPL": 1})
+    assert database.last_trained(["AAPL"]) == {"AAPL": date(2019, 6, 28)}
 
 
 def test_only_the_champions_newest_forecast_is_shown(database: Database) -> None:
@@ -463,11 +598,455 @@ def test_forecast_of_older_prices_does_not_replace_a_newer_one(database: Databas
     assert set(database.champion_forecasts(["AAPL"])["close"]) == {101.0}
 
 
+# What all tickers tell together
+
+
+def market(version: str, tickers: int = 500) -> dict[str, Any]:
+    """The market_models row of one training."""
+    return {
+        "version": version,
+        "trained_to": date(2019, 6, 28),
+        "tickers": tickers,
+        "days": 1_000 * tickers,
+        "artifact": f"models/_market/{version}.skops",
+    }
+
+
+def widths(days: Iterable[str], factor: float = 1.0) -> Widths:
+    """The widths at the start, in a factor that grows day by day."""
+    dates = np.array(list(days), dtype="datetime64[D]")
+    grown = factor * np.arange(1, len(dates) + 1)[:, None, None] * PRIOR_WIDTHS
+    return Widths(dates, grown)
+
+
+@pytest.mark.parametrize(
+    ("saved", "newest"), [("a", "a"), ("ab", "b"), ("aba", "a"), ("abb", "b"), ("abcab", "b")]
+)
+def test_market_model_saved_last_is_the_newest(database: Database, saved: str, newest: str) -> None:
+    for version in saved:
+        database.save_market_model(market(version))
+    found = database.market_model()
+    assert found is not None
+    assert {name: found[name] for name in market("")} == market(newest)
+    assert sorted(table(database, "market_models")["version"]) == sorted(set(saved))
+
+
+def test_interval_widths_come_back_as_they_were_written(database: Database) -> None:
+    written = widths(["2019-06-26", "2019-06-27", "2019-06-28"])
+    database.save_interval_widths(written.to_frame().sample(frac=1, random_state=0))
+    read = Widths.from_frame(database.interval_widths())
+    np.testing.assert_array_equal(read.days, written.days)
+    np.testing.assert_array_equal(read.values, written.values)
+
+
+def test_interval_widths_are_replaced_and_end_with_the_newest_day(database: Database) -> None:
+    database.save_interval_widths(widths(["2019-06-26", "2019-06-27", "2019-06-28"]).to_frame())
+    shorter = widths(["2019-06-25", "2019-06-26", "2019-06-27"], factor=2.0)
+    database.save_interval_widths(shorter.to_frame())
+    read = Widths.from_frame(database.interval_widths())
+    np.testing.assert_array_equal(read.days, shorter.days)
+    np.testing.assert_array_equal(read.values, shorter.values)
+
+
+# The champion
+
+
+OWN = "linear_regression"
+BY_HAND = Champion(OWN, "chosen by hand", pinned=True)
+TOLD = [date(2019, 6, 27), date(2019, 6, 28)]
+
+
+@pytest.fixture
+def told(database: Database) -> Database:
+    """Forecasts of two days as naive was the champion: of IBM by the naive model alone."""
+    take(database, make_prices(), make_prices("IBM"))
+    for version in ("v1", "v2"):
+        rows = training(version=version) + training("IBM", version)[1:]
+        database.save_training(rows, {"AAPL": 1, "IBM": 1})
+    for day in TOLD:
+        both = [forecast(version="v2", as_of=day)]
+        both.append(forecast("IBM", "v2", as_of=day, models=("naive",)))
+        database.save_forecasts(pd.concat(both), {"AAPL": 1, "IBM": 1})
+    return database
+
+
+def shown(database: Database) -> list[tuple[str, date, str]]:
+    """Whose forecasts were the champion's, on which day; each of ten days ahead."""
+    rows = table(database, "forecasts")
+    rows = rows[rows["is_champion"].astype(bool)]
+    assert not rows.duplicated(["ticker", "as_of", "h"]).any()
+    assert len(rows) == 10 * len(rows[["ticker", "as_of"]].drop_duplicates())
+    days = rows[["ticker", "as_of", "model"]].drop_duplicates()
+    return list(days.itertuples(index=False, name=None))
+
+
+def test_naive_is_the_champion_before_one_is_crowned(database: Database) -> None:
+    assert database.champion() == Champion("naive", "nothing was backtested yet", pinned=False)
+    assert database.champions().empty
+
+
+@pytest.mark.parametrize(
+    ("crowned", "of_aapl"), [(OWN, OWN), ("naive", "naive"), ("unknown", "naive")]
+)
+def test_crown_is_of_the_newest_forecasts_and_changes_no_earlier_day(
+    told: Database, crowned: str, of_aapl: str
+) -> None:
+    told.crown(Champion(crowned, "", pinned=False))
+    before, last = TOLD
+    assert shown(told) == [
+        ("AAPL", before, "naive"),
+        ("AAPL", last, of_aapl),
+        ("IBM", before, "naive"),
+        ("IBM", last, "naive"),
+    ]
+    models = told.current_models(["AAPL", "IBM"])
+    assert models.loc[models["is_champion"], ["ticker", "model"]].to_numpy().tolist() == [
+        ["AAPL", of_aapl],
+        ["IBM", "naive"],
+    ]
+    newest = told.champion_forecasts(["AAPL", "IBM"])
+    assert newest.groupby("ticker")["model"].unique().str[0].to_dict() == {
+        "AAPL": of_aapl,
+        "IBM": "naive",
+    }
+
+
+def test_forecast_that_newer_prices_overtook_stays_as_it_was_told(told: Database) -> None:
+    both = forecast("IBM", "v2", as_of=TOLD[1])
+    told.save_forecasts(both, {"IBM": 1})
+    take(told, make_prices("AAPL", 1).assign(date=pd.Timestamp("2019-07-01")))
+    told.crown(BY_HAND)
+    assert [row for row in shown(told) if row[2] == OWN] == [("IBM", TOLD[1], OWN)]
+
+
+def test_crown_goes_back_to_naive(told: Database) -> None:
+    before = contents(told)
+    told.crown(BY_HAND)
+    assert contents(told)["forecasts"] != before["forecasts"]
+    told.crown(Champion("naive", "", pinned=False))
+    assert {**contents(told), "champions": []} == before
+
+
+def test_model_that_is_gone_is_not_crowned_on_its_last_forecast(told: Database) -> None:
+    told.crown(BY_HAND)
+    told.save_training(training(version="v3")[1:], {"AAPL": 1})
+    told.save_forecasts(forecast(version="v3", models=("naive",)), {"AAPL": 1})
+    told.crown(BY_HAND)
+    assert set(told.champion_forecasts(["AAPL"])["model_version"]) == {"v3"}
+
+
+def test_champions_are_kept_with_a_row_for_each_change_of_model_or_pin(told: Database) -> None:
+    naive = Champion("naive", "no model beats it", pinned=False)
+    for champion in (
+        replace(naive, reason="nothing else"),
+        naive,
+        BY_HAND,
+        replace(BY_HAND, reason="rolled back"),
+        replace(BY_HAND, pinned=False),
+        naive,
+    ):
+        told.crown(champion)
+        assert told.champion() == champion
+    names = ["model", "reason", "pinned"]
+    assert told.champions()[names].to_numpy().tolist() == [
+        ["naive", "no model beats it", False],
+        [OWN, "chosen by hand", False],
+        [OWN, "rolled back", True],
+        ["naive", "no model beats it", False],
+    ]
+    assert told.champions(at_most=1)[names].to_numpy().tolist() == [list(vars(naive).values())]
+
+
+def with_figures(
+    rows: list[dict[str, Any]], own: float, naive: float, origins: int
+) -> list[dict[str, Any]]:
+    """The rows of a training whose two models had these errors."""
+    maes = {OWN: own, "naive": naive}
+    return [
+        row
+        | {
+            "mae": maes[row["model"]],
+            "mae_ratio": ratio(maes[row["model"]], naive),
+            "origins": origins,
+            "coverage_80": 0.5 + own,
+            "coverage_95": 0.9 + own,
+            "gains": {"1283": [naive - maes[row["model"]], origins]},
+        }
+        for row in rows
+    ]
+
+
+FIGURES = {
+    "AAPL": (0.010, 0.020, 40),
+    "FLAT": (0.005, 0.0, 30),  # whose price never moved
+    "GOOG": (0.030, 0.025, 200),
+    "IBM": (0.011, 0.012, 7),
+}
+
+
+@pytest.fixture
+def backtested(database: Database) -> Database:
+    """Tickers with a backtest, of which an earlier one was better, and one without."""
+    take(database, *(make_prices(ticker) for ticker in (*FIGURES, "NEW")))
+    for ticker, (own, naive, origins) in FIGURES.items():
+        earlier = with_figures(training(ticker, "v1"), 1e-6, naive, 1_000)
+        database.save_training(earlier, {ticker: 1})
+        current = with_figures(training(ticker, "v2"), own, naive, origins)
+        database.save_training(current, {ticker: 1})
+    none = ("mae", "rmse", "mae_ratio", "mae_ratio_h10", "coverage_80", "coverage_95", "gains")
+    untested = [row | dict.fromkeys(none) | {"origins": 0} for row in training("NEW")]
+    database.save_training(untested, {"NEW": 1})
+    return database
+
+
+def test_leaderboard_is_of_all_origins_of_the_current_backtests(backtested: Database) -> None:
+    own, naive, origins = np.array(list(FIGURES.values())).T
+    naive_mae, own_mae = np.average([naive, own], axis=1, weights=origins)
+    coverage = [0.5 + own_mae, 0.9 + own_mae]
+    expected = pd.DataFrame(
+        [
+            ["naive", len(FIGURES), naive_mae, 1.0, *coverage],
+            [OWN, len(FIGURES), own_mae, own_mae / naive_mae, *coverage],
+        ],
+        columns=["model", "tickers", "mae", "mae_ratio", "coverage_80", "coverage_95"],
+    )
+    pd.testing.assert_frame_equal(backtested.leaderboard(), expected, rtol=1e-12)
+
+
+def test_leaderboard_is_empty_before_the_first_backtest(database: Database) -> None:
+    assert database.leaderboard().empty
+    assert "mae_ratio" in database.leaderboard()
+
+
+def test_leaderboard_can_be_read_where_no_price_ever_moved(database: Database) -> None:
+    take(database, make_prices())
+    rows = [row | {"mae": 0.0, "mae_ratio": 1.0} for row in training()]
+    database.save_training(rows, {"AAPL": 1})
+    assert not database.leaderboard()["mae_ratio"].isna().any()
+
+
+def test_gains_are_those_of_the_current_backtests(backtested: Database) -> None:
+    found = backtested.backtest_gains()
+    assert sorted(found) == [OWN, "naive"]
+    gains = sorted(tuple(of_ticker["1283"]) for of_ticker in found[OWN])
+    assert gains == sorted((naive - own, n) for own, naive, n in FIGURES.values())
+    assert len(found["naive"]) == len(FIGURES)
+
+
+# What became of the forecasts
+
+
+MODELS = ("linear_regression", "naive", "random_forest")
+SCORED = ["ticker", "as_of", "h", "model"]
+LAST = date(2019, 6, 28)
+
+
+def told_at_random(ticker: str, as_of: date, champion: str) -> pd.DataFrame:
+    """Forecasts of one day that are off by some per cent, and intervals that hold some closes."""
+    rows = forecast(ticker, models=MODELS, as_of=as_of, champion=champion)
+    random = np.random.default_rng([*ticker.encode(), as_of.toordinal()])
+    rows["close"] = 100 * np.exp(random.normal(0, 0.1, len(rows)))
+    for level, width in ((80, 0.1), (95, 0.2)):
+        rows[f"lo_{level}"] = rows["close"] * np.exp(-width * random.random(len(rows)))
+        rows[f"hi_{level}"] = rows["close"] * np.exp(width * random.random(len(rows)))
+    return rows
+
+
+@pytest.fixture
+def lived(database: Database) -> Database:
+    """Forecasts of two tickers on nine days; the champion changed, on AAPL alone at first."""
+    take(database, make_prices(), make_prices("IBM"))
+    days = [day.date() for day in pd.bdate_range(end=LAST, periods=9)]
+    for n, day in enumerate(days):
+        champions = {"AAPL": MODELS[n // 4], "IBM": MODELS[n // 6]}
+        rows = [told_at_random(ticker, day, of) for ticker, of in champions.items()]
+        database.save_forecasts(pd.concat(rows), {"AAPL": 1, "IBM": 1})
+    return database
+
+
+def scores_by_hand(database: Database) -> pd.DataFrame:
+    """What forecast_scores has to hold, one forecast after the other."""
+    prices = table(database, "prices").to_dict("records")
+    closes = {(row["ticker"], row["date"]): row["close"] for row in prices}
+    newest = max(row["date"] for row in prices)
+    forecasts = table(database, "forecasts").to_dict("records")
+    told = {tuple(row[name] for name in SCORED): row for row in forecasts}
+    rows = []
+    for key, row in sorted(told.items()):
+        actual, naive = closes.get((key[0], row["target_date"])), told.get((*key[:3], "naive"))
+        if actual is None or naive is None or (newest - row["target_date"]).days > 90:
+            continue
+        errors = [math.log(actual) - math.log(it["close"]) for it in (row, naive)]
+        inside = [row[f"lo_{level}"] <= actual <= row[f"hi_{level}"] for level in (80, 95)]
+        rows.append((*key, actual, *errors, *inside))
+    return pd.DataFrame(rows, columns=METADATA.tables["forecast_scores"].c.keys()[:-1])
+
+
+def assert_scores_are_right(database: Database) -> None:
+    stored = table(database, "forecast_scores").drop(columns="created_at")
+    expected = scores_by_hand(database)
+    pd.testing.assert_frame_equal(stored, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_scores_equal_those_by_hand(lived: Database) -> None:
+    assert lived.score_forecasts() == len(scores_by_hand(lived)) > 100
+    assert_scores_are_right(lived)
+    scores = table(lived, "forecast_scores")
+    assert scores["inside_80"].nunique() == scores["inside_95"].nunique() == 2
+
+
+def test_forecast_is_scored_once(lived: Database) -> None:
+    lived.score_forecasts()
+    age(lived)
+    before = contents(lived)
+    assert lived.score_forecasts() == 0
+    assert contents(lived) == before
+
+
+def test_nothing_is_scored_before_there_are_prices(database: Database) -> None:
+    assert database.score_forecasts() == 0
+
+
+def told_of(database: Database, ticker: str, target: date) -> int:
+    """How many forecasts there are of a ticker's close on a day."""
+    rows = table(database, "forecasts")
+    return int(((rows["ticker"] == ticker) & (rows["target_date"] == target)).sum())
+
+
+def test_forecast_is_scored_as_soon_as_its_day_has_come(lived: Database) -> None:
+    lived.score_forecasts()
+    day = date(2019, 7, 1)
+    take(lived, make_prices().tail(1).assign(date=pd.Timestamp(day)))
+    assert lived.score_forecasts() == told_of(lived, "AAPL", day) > 0
+    assert_scores_are_right(lived)
+
+
+def test_corrected_close_is_scored_anew(lived: Database) -> None:
+    lived.score_forecasts()
+    day = date(2019, 6, 26)
+    prices = make_prices()
+    take(lived, prices[prices["date"] == pd.Timestamp(day)].assign(close=lambda p: p["low"]))
+    assert lived.score_forecasts() == told_of(lived, "AAPL", day) > 0
+    assert_scores_are_right(lived)
+
+
+def test_forecast_told_anew_is_scored_anew(lived: Database) -> None:
+    lived.score_forecasts()
+    rows = told_at_random("AAPL", date(2019, 6, 27), "naive")
+    rows.loc[rows["model"] == "naive", "close"] *= 1.01
+    lived.save_forecasts(rows, {"AAPL": 1})
+    assert lived.score_forecasts() == len(MODELS)
+    assert_scores_are_right(lived)
+
+
+def test_forecast_without_a_naive_one_is_not_scored(database: Database) -> None:
+    take(database, make_prices())
+    day = date(2019, 6, 26)
+    database.save_forecasts(forecast(models=(OWN,), as_of=day), {"AAPL": 1})
+    assert database.score_forecasts() == 0
+    database.save_forecasts(forecast(models=("naive",), as_of=day), {"AAPL": 1})
+    assert database.score_forecasts() == 4
+    assert_scores_are_right(database)
+
+
+def test_outcomes_of_the_last_ninety_days_are_scored(database: Database) -> None:
+    take(database, make_prices(days=160).iloc[:-1], make_prices("IBM", days=160).iloc[:-9])
+    for ticker in ("AAPL", "IBM"):
+        rows = forecast(ticker, models=("naive",), as_of=date(2019, 3, 26))
+        database.save_forecasts(rows, {ticker: 1})
+    database.score_forecasts()
+    newest = date(2019, 6, 27)
+    first = table(database, "forecast_scores")["h"].min()
+    assert date(2019, 3, 26) + timedelta(days=int(first)) == newest - timedelta(days=90)
+    assert_scores_are_right(database)
+
+
+def live_by_hand(database: Database, days: int) -> pd.DataFrame:
+    """Scores of the last days, with what the day's champion told once more as `champion`."""
+    scores, forecasts = table(database, "forecast_scores"), table(database, "forecasts")
+    of_champion = forecasts.loc[forecasts["is_champion"].astype(bool), SCORED]
+    shown = scores.merge(of_champion, on=SCORED).assign(model="champion")
+    last = sorted(set(scores["as_of"]))[-days:]
+    both = pd.concat([scores, shown], ignore_index=True)
+    return both[both["as_of"].isin(last)]
+
+
+def figures_by_hand(scores: pd.DataFrame) -> dict[str, float]:
+    size = np.abs(scores[["error", "naive_error"]].to_numpy())
+    return {
+        "mae_ratio": size[:, 0].sum() / size[:, 1].sum(),
+        "coverage_80": float(np.mean(scores["inside_80"].tolist())),
+        "coverage_95": float(np.mean(scores["inside_95"].tolist())),
+    }
+
+
+@pytest.mark.parametrize("days", [1, 3, 60])
+def test_live_records_follow_the_champion_of_each_day(lived: Database, days: int) -> None:
+    lived.score_forecasts()
+    expected = pd.DataFrame(
+        [
+            {"model": model, "days": len(set(told["as_of"])), "forecasts": len(told)}
+            | figures_by_hand(told)
+            for model, told in live_by_hand(lived, days).groupby("model")
+        ]
+    )
+    found = lived.live_records(days)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-12, check_dtype=False)
+    assert found["model"].tolist() == ["champion", *MODELS]
+    assert found.set_index("model")["mae_ratio"].nunique() == (3 if days == 1 else 4)
+
+
+def test_crown_leaves_the_record_of_earlier_days(lived: Database) -> None:
+    lived.score_forecasts()
+    before = lived.live_records(60)
+    lived.crown(Champion(OWN, "", pinned=False))
+    pd.testing.assert_frame_equal(lived.live_records(60), before)
+
+
+@pytest.mark.parametrize("days", [3, 60])
+def test_rolling_scores_are_of_what_people_were_shown(lived: Database, days: int) -> None:
+    lived.score_forecasts()
+    shown = live_by_hand(lived, days).query("model == 'champion'")
+    expected = [
+        {"as_of": as_of, "h": h, **figures_by_hand(told)}
+        for (as_of, h), told in shown.groupby(["as_of", "h"])
+    ]
+    pd.testing.assert_frame_equal(
+        lived.rolling_scores(days), pd.DataFrame(expected), rtol=1e-12, check_dtype=False
+    )
+
+
+def test_live_errors_are_held_against_the_backtest_of_the_champion(lived: Database) -> None:
+    lived.score_forecasts()
+    assert lived.live_errors(60).empty  # there is no backtest yet
+    lived.save_training(with_figures(training(version="old"), 9.0, 9.0, 40), {"AAPL": 1})
+    shown = live_by_hand(lived, 3).query("model == 'champion' and ticker == 'AAPL'")
+    trained_to = sorted(set(shown["as_of"]))[1]  # what was told before counts no more
+    rows = with_figures(training(), 0.03, 0.02, 40)
+    lived.save_training([row | {"trained_to": trained_to} for row in rows], {"AAPL": 1})
+    none = [row | {"mae": None} for row in training("IBM")]
+    lived.save_training(none, {"IBM": 1})
+    error = np.abs(shown["error"][shown["as_of"] >= trained_to]).mean()
+    expected = pd.DataFrame({"ticker": ["AAPL"], "days": [2], "ratio": [error / 0.02]})
+    pd.testing.assert_frame_equal(lived.live_errors(3), expected, rtol=1e-12, check_dtype=False)
+
+
+def test_nothing_is_known_before_a_forecast_is_scored(database: Database) -> None:
+    for found in (database.live_records(60), database.rolling_scores(60), database.live_errors(20)):
+        assert found.empty
+        assert len(found.columns) >= 3
+
+
 # Every write may be repeated, be cut off, and meet others
 
 
 def refuse(database: Database) -> None:
     database.refuse_drop(register(database, b"no CSV").key, "no CSV")
+
+
+def score(database: Database) -> None:
+    database.save_forecasts(forecast(as_of=date(2019, 6, 24)), {"AAPL": 1})
+    database.score_forecasts()
 
 
 WRITES: dict[str, Callable[[Database], object]] = {
@@ -478,6 +1057,13 @@ WRITES: dict[str, Callable[[Database], object]] = {
     ),
     "save_training": lambda database: database.save_training(training(), {"AAPL": 1}),
     "save_forecasts": lambda database: database.save_forecasts(forecast(), {"AAPL": 1}),
+    "save_market_model": lambda database: database.save_market_model(market("a")),
+    "save_interval_widths": lambda database: database.save_interval_widths(
+        widths(["2019-06-27", "2019-06-28"]).to_frame()
+    ),
+    "mark_training_due": lambda database: database.mark_training_due({"AAPL": "drift"}),
+    "crown": lambda database: database.crown(BY_HAND),
+    "score_forecasts": score,
 }
 
 

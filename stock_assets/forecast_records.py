@@ -1,0 +1,470 @@
+"""Models, forecasts, what became of them, and the champion, in the prediction database."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from stock_assets.connection import Connection, frame, records, same
+from stock_assets.tables import (
+    champions,
+    forecast_scores,
+    forecasts,
+    interval_widths,
+    market_models,
+    model_versions,
+    prices,
+    tickers,
+)
+
+NAIVE = "naive"  # the one that every ticker has
+RESCORED = timedelta(days=90)  # before the newest price: how late an outcome may come, or change
+
+
+@dataclass(frozen=True)
+class Champion:
+    """Whose forecasts people are shown.
+
+    Attributes:
+        model: Its name.
+        reason: Why, in a sentence.
+        pinned: Whether a person chose it; it stays until it is released.
+    """
+
+    model: str
+    reason: str
+    pinned: bool
+
+
+class ForecastRecords(Connection):
+    """What was learned and told, and how it turned out."""
+
+    # What all tickers tell together
+
+    def save_market_model(self, row: Mapping[str, Any]) -> None:
+        """Note a training of the pooled models; the newest one forecasts."""
+        with self._write() as connection:
+            newest = connection.execute(_market_models()).first()
+            if newest is None or newest.version != row["version"]:
+                connection.execute(
+                    market_models.delete().where(market_models.c.version == row["version"])
+                )
+                connection.execute(market_models.insert().values(**row))
+
+    def market_model(self) -> dict[str, Any] | None:
+        """The newest training of the pooled models."""
+        with self.engine.connect() as connection:
+            row = connection.execute(_market_models()).mappings().first()
+            return dict(row) if row else None
+
+    def save_interval_widths(self, rows: pd.DataFrame) -> None:
+        """Replace the widths of intervals: date, h, width_80, width_95."""
+        with self._write() as connection:
+            self._upsert(connection, interval_widths, records(rows))
+            connection.execute(
+                interval_widths.delete().where(interval_widths.c.date > rows["date"].max())
+            )
+
+    def interval_widths(self) -> pd.DataFrame:
+        """The widths of intervals by day: date, h, width_80, width_95; ascending."""
+        query = interval_widths.select().order_by(interval_widths.c.date, interval_widths.c.h)
+        with self.engine.connect() as connection:
+            return frame(connection.execute(query))
+
+    # Models of single tickers
+
+    def save_training(
+        self, rows: Sequence[Mapping[str, Any]], revisions: Mapping[str, int]
+    ) -> None:
+        """Write the models of a training, and make it the one that forecasts.
+
+        Args:
+            rows: Of the table model_versions; one training of any number of tickers.
+            revisions: The price revision that each ticker was trained on. A training on older
+                prices than the present one's is kept, but does not take its place.
+        """
+        with self._write() as connection:
+            self._upsert(connection, model_versions, rows)
+            for row in {row["ticker"]: row for row in rows}.values():
+                ticker, revision = row["ticker"], revisions[row["ticker"]]
+                connection.execute(
+                    tickers.update()
+                    .where(tickers.c.ticker == ticker)
+                    .where(sa.func.coalesce(tickers.c.model_revision, 0) <= revision)
+                    .values(
+                        model_version=row["version"],
+                        model_revision=revision,
+                        model_days=row["days"],
+                        training_due=None,
+                    )
+                )
+
+    def current_models(self, wanted: Collection[str]) -> pd.DataFrame:
+        """The model_versions rows that forecast for these tickers."""
+        query = (
+            model_versions.select()
+            .join(tickers, _current_models())
+            .where(tickers.c.ticker.in_(wanted))
+            .order_by(model_versions.c.ticker, model_versions.c.model)
+        )
+        with self.engine.connect() as connection:
+            return frame(connection.execute(query))
+
+    def last_trained(self, wanted: Collection[str]) -> dict[str, date]:
+        """The last day that each ticker's current models were trained on, if it has any."""
+        query = (
+            sa.select(model_versions.c.ticker, sa.func.max(model_versions.c.trained_to))
+            .join(tickers, _current_models())
+            .where(tickers.c.ticker.in_(wanted))
+            .group_by(model_versions.c.ticker)
+        )
+        with self.engine.connect() as connection:
+            return dict(connection.execute(query).tuples().all())
+
+    def mark_training_due(self, reasons: Mapping[str, str]) -> None:
+        """Note why tickers have to be trained anew; training them takes the note away."""
+        if reasons:
+            note = (
+                tickers.update()
+                .where(tickers.c.ticker == sa.bindparam("of"))
+                .values(training_due=sa.bindparam("why"))
+            )
+            with self._write() as connection:
+                rows = [{"of": ticker, "why": reason} for ticker, reason in reasons.items()]
+                connection.execute(note, rows)
+
+    def mark_forecasts_due(self, reason: str) -> int:
+        """Note that every ticker is to be forecast anew; returns how many there are."""
+        with self._write() as connection:
+            return connection.execute(tickers.update().values(forecast_due=reason)).rowcount
+
+    def leaderboard(self) -> pd.DataFrame:
+        """How the current models did in their backtests, over all tickers.
+
+        Returns:
+            model, tickers, mae (log return), mae_ratio to naive, coverage_80 and coverage_95;
+            the best first.
+        """
+        current, of_version = _current_models(), model_versions.c
+        weighted = {
+            name: sa.func.sum(of_version[name] * of_version.origins)
+            / sa.func.sum(of_version.origins)
+            for name in ("mae", "coverage_80", "coverage_95")
+        }
+        naive_mae = sa.func.sum(of_version.mae / of_version.mae_ratio * of_version.origins)
+        query = (
+            sa.select(
+                of_version.model,
+                sa.func.count().label("tickers"),
+                weighted["mae"].label("mae"),
+                (sa.func.sum(of_version.mae * of_version.origins) / naive_mae).label("mae_ratio"),
+                weighted["coverage_80"].label("coverage_80"),
+                weighted["coverage_95"].label("coverage_95"),
+            )
+            .join(tickers, current)
+            .where(of_version.origins > 0, of_version.mae_ratio > 0)
+            .group_by(of_version.model)
+            .having(naive_mae > 0)
+            .order_by("mae_ratio", of_version.model)
+        )
+        with self.engine.connect() as connection:
+            return frame(connection.execute(query))
+
+    # The champion
+
+    def backtest_gains(self) -> dict[str, list[dict[str, list[float]]]]:
+        """The gains of each model's current backtests, one mapping a ticker."""
+        query = (
+            sa.select(model_versions.c.model, model_versions.c.gains)
+            .join(tickers, _current_models())
+            .where(model_versions.c.origins > 0)
+        )
+        found = defaultdict(list)
+        with self.engine.connect() as connection:
+            for model, gains in connection.execute(query):
+                found[model].append(gains or {})
+        return dict(found)
+
+    def champion(self) -> Champion:
+        """The present champion; the naive forecast before one was chosen."""
+        history = self.champions(1)
+        if history.empty:
+            return Champion(NAIVE, "nothing was backtested yet", pinned=False)
+        last = history.iloc[0]
+        return Champion(last["model"], last["reason"], bool(last["pinned"]))
+
+    def champions(self, at_most: int = 20) -> pd.DataFrame:
+        """The champions so far, the newest first: model, reason, pinned, created_at."""
+        with self.engine.connect() as connection:
+            return frame(connection.execute(_champions().limit(at_most)))
+
+    def crown(self, champion: Champion) -> None:
+        """Make a model the champion from now on: of the newest forecasts as well.
+
+        A ticker that lacks the model, as its history is too short, keeps the naive forecast. What
+        was told before the newest prices stays as it was told.
+        """
+        with self._write() as connection:
+            last = connection.execute(_champions().limit(1)).first()
+            if last and (last.model, last.pinned) == (champion.model, champion.pinned):
+                connection.execute(
+                    champions.update()
+                    .where(champions.c.id == last.id)
+                    .values(reason=champion.reason)
+                )
+            else:
+                connection.execute(champions.insert().values(**vars(champion)))
+            versions, told = model_versions.alias(), forecasts.alias()
+            of_training = same(model_versions, versions.c, "ticker", "version")
+            of_telling = same(forecasts, told.c, "ticker", "as_of", "model_version")
+            crowned = _is_crowned(model_versions.c.model, versions, of_training, champion.model)
+            connection.execute(
+                model_versions.update()
+                .where(model_versions.c.is_champion.is_distinct_from(crowned))
+                .values(is_champion=crowned)
+            )
+            is_current = sa.exists().where(of_telling, told.c.model == NAIVE)
+            crowned = sa.and_(
+                is_current, _is_crowned(forecasts.c.model, told, of_telling, champion.model)
+            )
+            connection.execute(
+                forecasts.update()
+                .where(
+                    sa.exists().where(
+                        tickers.c.ticker == forecasts.c.ticker,
+                        tickers.c.last_date <= forecasts.c.as_of,
+                    ),
+                    forecasts.c.is_champion.is_distinct_from(crowned),
+                )
+                .values(is_champion=crowned)
+            )
+
+    # Forecasts
+
+    def save_forecasts(self, rows: pd.DataFrame, revisions: Mapping[str, int]) -> None:
+        """Write forecasts, and that they are made of these price revisions.
+
+        Those of a ticker that has one of newer prices already come too late and are left out.
+        """
+        with self._write() as connection:
+            newest = dict(
+                connection.execute(sa.select(tickers.c.ticker, tickers.c.forecast_revision))
+                .tuples()
+                .all()
+            )
+            in_time = [t for t, revision in revisions.items() if revision >= (newest[t] or 0)]
+            rows = rows[rows["ticker"].isin(in_time)]
+            if rows.empty:
+                return
+            self._upsert(connection, forecasts, records(rows))
+            connection.execute(
+                tickers.update()
+                .where(tickers.c.ticker == sa.bindparam("of"))
+                .values(forecast_revision=sa.bindparam("revision"), forecast_due=None),
+                [{"of": ticker, "revision": revisions[ticker]} for ticker in in_time],
+            )
+            trainings = records(rows[["ticker", "as_of", "model_version"]].drop_duplicates())
+            # A model that is gone from the dictionary keeps its last forecast, but not its title.
+            connection.execute(
+                forecasts.update()
+                .where(forecasts.c.ticker == sa.bindparam("of"))
+                .where(forecasts.c.as_of == sa.bindparam("day"))
+                .where(forecasts.c.model_version != sa.bindparam("version"))
+                .values(is_champion=False),
+                [dict(zip(("of", "day", "version"), t.values(), strict=True)) for t in trainings],
+            )
+
+    def champion_forecasts(self, wanted: Collection[str]) -> pd.DataFrame:
+        """The newest forecast of each ticker's champion, ascending by ticker and h.
+
+        Returns:
+            The forecasts columns, and last_close; of its backtest days, origins, mae_ratio and
+            mae_ratio_h10.
+        """
+        newest = _newest_forecasts().where(forecasts.c.ticker.in_(wanted)).subquery()
+        of_version = model_versions.c
+        query = (
+            sa.select(
+                forecasts,
+                prices.c.close.label("last_close"),
+                of_version.days,
+                of_version.origins,
+                of_version.mae_ratio,
+                of_version.mae_ratio_h10,
+            )
+            .join(newest, same(forecasts, newest.c, "ticker", "as_of"))
+            .join(
+                prices,
+                (prices.c.ticker == forecasts.c.ticker) & (prices.c.date == forecasts.c.as_of),
+            )
+            .join(
+                model_versions,
+                same(forecasts, of_version, "ticker", "model")
+                & (of_version.version == forecasts.c.model_version),
+            )
+            .where(forecasts.c.is_champion)
+            .order_by(forecasts.c.ticker, forecasts.c.h)
+        )
+        with self.engine.connect() as connection:
+            return frame(connection.execute(query))
+
+    # What became of them
+
+    def score_forecasts(self) -> int:
+        """Compare forecasts with the closes that came; returns how many were scored or changed.
+
+        An error is the log of the actual close divided by the one that was told, and the naive
+        error the same of what the naive model told on that day.
+        """
+        told, naive, actual = forecasts, forecasts.alias("naive"), prices
+        error = sa.func.ln(actual.c.close / told.c.close)
+        scores = (
+            sa.select(
+                *(told.c[name] for name in ("ticker", "as_of", "h", "model")),
+                actual.c.close.label("actual_close"),
+                error.label("error"),
+                sa.func.ln(actual.c.close / naive.c.close).label("naive_error"),
+                actual.c.close.between(told.c.lo_80, told.c.hi_80).label("inside_80"),
+                actual.c.close.between(told.c.lo_95, told.c.hi_95).label("inside_95"),
+            )
+            .join(naive, same(told, naive.c, "ticker", "as_of", "h") & (naive.c.model == NAIVE))
+            .join(
+                actual, (actual.c.ticker == told.c.ticker) & (actual.c.date == told.c.target_date)
+            )
+        )
+        with self._write() as connection:
+            newest = connection.scalar(sa.select(sa.func.max(tickers.c.last_date)))
+            if newest is None:
+                return 0
+            scores = scores.where(told.c.target_date >= newest - RESCORED)
+            names = [column.name for column in scores.selected_columns]
+            insert = self._insert(forecast_scores).from_select(names, scores)
+            values = names[4:]
+            return connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=list(forecast_scores.primary_key),
+                    set_={name: insert.excluded[name] for name in values},
+                    where=sa.or_(
+                        *(
+                            forecast_scores.c[name].is_distinct_from(insert.excluded[name])
+                            for name in values
+                        )
+                    ),
+                )
+            ).rowcount
+
+    def live_records(self, days: int) -> pd.DataFrame:
+        """How each model did in production on the last days that are scored.
+
+        Returns:
+            model, days (how many of them), forecasts, mae_ratio to naive, coverage_80,
+            coverage_95; ascending by model. The row `champion` is what people were shown.
+        """
+        figures = (
+            sa.func.count(forecast_scores.c.as_of.distinct()).label("days"),
+            sa.func.count().label("forecasts"),
+            *_MEANS,
+        )
+        model = forecast_scores.c.model
+        with self.engine.connect() as connection:
+            told = _scores(connection, days)
+            each = told.with_only_columns(model, *figures).group_by(model)
+            shown = told.with_only_columns(sa.literal("champion").label("model"), *figures).where(
+                forecasts.c.is_champion
+            )
+            query = sa.union_all(each, shown.having(sa.func.count() > 0)).subquery()
+            records = frame(connection.execute(sa.select(query).order_by(query.c.model)))
+            return records.astype({"mae_ratio": float})  # missing where no price moved
+
+    def rolling_scores(self, days: int) -> pd.DataFrame:
+        """What people were shown, by day: as_of, h, mae_ratio, coverage_80, coverage_95."""
+        by = (forecast_scores.c.as_of, forecast_scores.c.h)
+        with self.engine.connect() as connection:
+            shown = _scores(connection, days).where(forecasts.c.is_champion)
+            query = shown.with_only_columns(*by, *_MEANS).group_by(*by).order_by(*by)
+            return frame(connection.execute(query))
+
+    def live_errors(self, days: int) -> pd.DataFrame:
+        """Errors of what people were shown against the backtest: ticker, days, ratio of the two.
+
+        Only forecasts since a ticker's last training count.
+        """
+        mean = sa.func.avg(sa.func.abs(forecast_scores.c.error))
+        backtest = model_versions.c.mae
+        with self.engine.connect() as connection:
+            shown = (
+                _scores(connection, days)
+                .join(tickers, tickers.c.ticker == forecast_scores.c.ticker)
+                .join(model_versions, _current_models())
+                .where(
+                    forecasts.c.is_champion,
+                    model_versions.c.is_champion,
+                    backtest > 0,
+                    forecast_scores.c.as_of >= model_versions.c.trained_to,
+                )
+            )
+            query = shown.with_only_columns(
+                forecast_scores.c.ticker,
+                sa.func.count(forecast_scores.c.as_of.distinct()).label("days"),
+                (mean / backtest).label("ratio"),
+            ).group_by(forecast_scores.c.ticker, backtest)
+            return frame(connection.execute(query.order_by(forecast_scores.c.ticker)))
+
+
+def _scores(connection: sa.Connection, days: int) -> sa.Select[Any]:
+    """Scores of the last days that have any, with the forecasts that they are of."""
+    as_of = forecast_scores.c.as_of
+    newest = sa.select(as_of).distinct().order_by(as_of.desc()).limit(days).subquery()
+    since = connection.scalar(sa.select(sa.func.min(newest.c.as_of)))
+    return (
+        sa.select(forecast_scores)
+        .join(forecasts, same(forecast_scores, forecasts.c, "ticker", "as_of", "h", "model"))
+        .where(as_of >= sa.literal(since, sa.Date))
+    )
+
+
+def _share(inside: sa.Column[bool]) -> sa.ColumnElement[float]:
+    return sa.func.avg(sa.cast(sa.case((inside, 1), else_=0), sa.Float(53)))
+
+
+_MEANS = (
+    (
+        sa.func.avg(sa.func.abs(forecast_scores.c.error))
+        / sa.func.nullif(sa.func.avg(sa.func.abs(forecast_scores.c.naive_error)), 0)
+    ).label("mae_ratio"),
+    _share(forecast_scores.c.inside_80).label("coverage_80"),
+    _share(forecast_scores.c.inside_95).label("coverage_95"),
+)
+
+
+def _current_models() -> sa.ColumnElement[bool]:
+    """A model_versions row of the training that forecasts for its ticker."""
+    return (tickers.c.ticker == model_versions.c.ticker) & (
+        tickers.c.model_version == model_versions.c.version
+    )
+
+
+def _market_models() -> sa.Select[Any]:
+    return market_models.select().order_by(market_models.c.id.desc()).limit(1)
+
+
+def _champions() -> sa.Select[Any]:
+    return champions.select().order_by(champions.c.id.desc())
+
+
+def _newest_forecasts() -> sa.Select[Any]:
+    return sa.select(forecasts.c.ticker, sa.func.max(forecasts.c.as_of).label("as_of")).group_by(
+        forecasts.c.ticker
+    )
+
+
+def _is_crowned(
+    model: sa.Column[str], others: sa.FromClause, same_set: sa.ColumnElement[bool], champion: str
+) -> sa.ColumnElement[bool]:
+    """Whether a row is the champion's, or the naive one of a set that has none."""
+    has_it = sa.exists().where(same_set, others.c.model == champion)
+    return sa.or_(model == champion, sa.and_(model == NAIVE, ~has_it))

@@ -1,0 +1,300 @@
+"""Drops, prices and tickers in the prediction database."""
+
+import io
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from stock_assets.connection import Connection, frame, records, same
+from stock_assets.tables import drops, prices, rejected_rows, tickers
+
+if TYPE_CHECKING:
+    from stock_assets.prices import Validation
+
+GROWTH = 1.2  # a model is trained anew when the history it learned from has grown by a fifth
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A registered drop; counts are missing until it is validated."""
+
+    id: int
+    key: str
+    sha256: str
+    file_name: str
+    size: int
+    status: str
+    rows_read: int | None
+    accepted: int | None
+    collapsed: int | None
+    rejected: int | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a drop changed in the prices.
+
+    Attributes:
+        rows_new: (ticker, date) pairs that were not there.
+        rows_changed: Pairs that now have other values.
+        tickers_new: Tickers that had no prices before, ascending.
+        tickers_updated: Other tickers with new or changed prices, ascending.
+    """
+
+    rows_new: int
+    rows_changed: int
+    tickers_new: tuple[str, ...]
+    tickers_updated: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TickerState:
+    """What a ticker is in need of.
+
+    Attributes:
+        ticker: Its name.
+        price_revision: Counts the changes of its prices.
+        days: Of its history.
+        needs_forecast: Its prices changed after its last forecast, or one is due anyway.
+        needs_training: It has no model, or prices changed that its model was trained on, or its
+            history has grown by a fifth since, or it was said to be due.
+        due: Why one of the two was said to be due; empty if it was not.
+    """
+
+    ticker: str
+    price_revision: int
+    days: int
+    needs_forecast: bool
+    needs_training: bool
+    due: str
+
+
+class PriceRecords(Connection):
+    """What was dropped, and the prices that came of it."""
+
+    # Drops
+
+    def register_drop(self, key: str, sha256: str, file_name: str, size: int) -> Drop:
+        """Note a kept file; the same bytes are the same drop, whatever their name."""
+        row = {"key": key, "sha256": sha256, "file_name": file_name, "size": size}
+        with self._write() as connection:
+            insert = self._insert(drops).values(**row, status="registered")
+            connection.execute(insert.on_conflict_do_nothing())
+            found = connection.execute(_select_drops().where(drops.c.sha256 == sha256)).one()
+        return Drop(*found)
+
+    def drop(self, key: str) -> Drop:
+        """The drop of this partition key, which must be registered."""
+        with self.engine.connect() as connection:
+            return Drop(*connection.execute(_select_drops().where(drops.c.key == key)).one())
+
+    def refuse_drop(self, key: str, error: str) -> None:
+        """Note why a drop's file is no CSV of prices."""
+        refusal = drops.update().where(drops.c.key == key).values(status="refused", error=error)
+        with self._write() as connection:
+            connection.execute(refusal)
+
+    def store_drop(self, drop: Drop, validation: "Validation") -> Changes:
+        """Write a validated drop: its prices, its rejected rows, its counts, its tickers.
+
+        A price that a newer drop has told stays, whatever the order of validation.
+        """
+        with self._write() as connection:
+            self._stage(connection, validation.accepted, drop.id)
+            changed = {row.ticker: row for row in connection.execute(_changed_rows())}
+            before = {
+                row.ticker: row
+                for row in connection.execute(tickers.select().where(tickers.c.ticker.in_(changed)))
+            }
+            connection.execute(self._upsert_staged())
+            facts = connection.execute(_ticker_facts(changed)).all()
+            self._upsert(
+                connection,
+                tickers,
+                [
+                    _ticker_row(fact, before.get(fact.ticker), changed[fact.ticker].first_changed)
+                    for fact in facts
+                ],
+            )
+            connection.execute(sa.delete(rejected_rows).where(rejected_rows.c.drop_id == drop.id))
+            if len(validation.rejected):
+                rejected = records(validation.rejected.assign(drop_id=drop.id))
+                connection.execute(sa.insert(rejected_rows), rejected)
+            counts = {
+                "rows_read": validation.rows_read,
+                "accepted": len(validation.accepted),
+                "collapsed": validation.collapsed,
+                "rejected": len(validation.rejected),
+            }
+            connection.execute(
+                drops.update()
+                .where(drops.c.id == drop.id)
+                .values(status="accepted", error=None, **counts)
+            )
+            _staged.drop(connection)
+        return Changes(
+            rows_new=sum(row.rows_new for row in changed.values()),
+            rows_changed=sum(row.rows_changed for row in changed.values()),
+            tickers_new=tuple(sorted(changed.keys() - before.keys())),
+            tickers_updated=tuple(sorted(before)),
+        )
+
+    def rejected(self, key: str) -> pd.DataFrame:
+        """The quarantined rows of a drop: line, raw, reasons; ascending by line."""
+        query = (
+            sa.select(rejected_rows.c.line, rejected_rows.c.raw, rejected_rows.c.reasons)
+            .join(drops, drops.c.id == rejected_rows.c.drop_id)
+            .where(drops.c.key == key)
+            .order_by(rejected_rows.c.line)
+        )
+        with self.engine.connect() as connection:
+            return frame(connection.execute(query))
+
+    # Prices and tickers
+
+    def read_prices(self, wanted: Collection[str] | None = None) -> pd.DataFrame:
+        """The prices of these tickers, or of all, ascending by ticker and date.
+
+        Returns:
+            ticker, date, sector, close, open, low, high, volume, and price_revision, which counts
+            the changes of a ticker's prices.
+        """
+        query = (
+            sa.select(*(c for c in prices.c if c.name != "drop_id"), tickers.c.price_revision)
+            .join(tickers, tickers.c.ticker == prices.c.ticker)
+            .order_by(prices.c.ticker, prices.c.date)
+        )
+        if wanted is not None:
+            query = query.where(prices.c.ticker.in_(wanted))
+        with self.engine.connect() as connection:
+            return pd.read_sql(query, connection, parse_dates=["date"])
+
+    def ticker_states(self) -> list[TickerState]:
+        """What each ticker with prices is in need of, ascending by ticker."""
+        needs_forecast = sa.or_(
+            sa.func.coalesce(tickers.c.forecast_revision, 0) < tickers.c.price_revision,
+            tickers.c.forecast_due.is_not(None),
+            tickers.c.training_due.is_not(None),
+        )
+        needs_training = sa.or_(
+            tickers.c.training_due.is_not(None),
+            tickers.c.model_version.is_(None),
+            tickers.c.model_revision < tickers.c.history_revision,
+            tickers.c.days >= GROWTH * tickers.c.model_days,
+        )
+        query = sa.select(
+            tickers.c.ticker,
+            tickers.c.price_revision,
+            tickers.c.days,
+            needs_forecast,
+            needs_training,
+            sa.func.coalesce(tickers.c.training_due, tickers.c.forecast_due, ""),
+        ).order_by(tickers.c.ticker)
+        with self.engine.connect() as connection:
+            return [
+                TickerState(ticker, revision, days, bool(forecast), bool(training), due)
+                for ticker, revision, days, forecast, training, due in connection.execute(query)
+            ]
+
+    def _upsert_staged(self) -> Any:
+        names = [column.name for column in prices.c]
+        insert = self._insert(prices)
+        insert = insert.from_select(names, sa.select(_staged).where(sa.true()))
+        return insert.on_conflict_do_update(
+            index_elements=list(prices.primary_key),
+            set_={name: insert.excluded[name] for name in names[2:]},
+            where=prices.c.drop_id <= insert.excluded.drop_id,
+        )
+
+    def _stage(self, connection: sa.Connection, accepted: pd.DataFrame, drop_id: int) -> None:
+        """Bring the accepted rows to the server in one go."""
+        _staged.create(connection)
+        names = [column.name for column in _staged.c]
+        rows = accepted.assign(drop_id=drop_id)[names]
+        if connection.engine.name == "postgresql":
+            text = io.StringIO(rows.to_csv(index=False, header=False, date_format="%Y-%m-%d"))
+            cursor: Any = connection.connection.cursor()
+            cursor.copy_expert("COPY staged_prices FROM STDIN WITH (FORMAT csv)", text)
+            return
+        days = np.datetime_as_string(rows["date"].to_numpy("datetime64[D]"))
+        columns = [rows[name].tolist() for name in names]
+        columns[names.index("date")] = days.tolist()
+        if len(rows):
+            marks = ", ".join("?" * len(names))
+            connection.exec_driver_sql(
+                f"INSERT INTO staged_prices VALUES ({marks})",  # noqa: S608
+                list(zip(*columns, strict=True)),
+            )
+
+
+_staged = sa.Table(
+    "staged_prices",
+    sa.MetaData(),
+    *(sa.Column(column.name, column.type) for column in prices.c),
+    prefixes=["TEMPORARY"],
+)
+
+
+def _select_drops() -> sa.Select[Any]:
+    """The columns that a `Drop` takes."""
+    return sa.select(*(drops.c[field.name] for field in fields(Drop)))
+
+
+def _changed_rows() -> sa.Select[Any]:
+    """Per ticker: staged rows that are new, rows whose values will change, the first such day."""
+    values = ("sector", "close", "open", "low", "high", "volume")
+    is_new = prices.c.ticker.is_(None)
+    is_changed = sa.and_(
+        prices.c.drop_id <= _staged.c.drop_id,
+        sa.or_(*(prices.c[name] != _staged.c[name] for name in values)),
+    )
+    return (
+        sa.select(
+            _staged.c.ticker,
+            sa.func.sum(sa.case((is_new, 1), else_=0)).label("rows_new"),
+            sa.func.sum(sa.case((is_new, 0), else_=1)).label("rows_changed"),
+            sa.func.min(_staged.c.date).label("first_changed"),
+        )
+        .join(prices, same(_staged, prices.c, "ticker", "date"), isouter=True)
+        .where(sa.or_(is_new, is_changed))
+        .group_by(_staged.c.ticker)
+    )
+
+
+def _ticker_facts(wanted: Collection[str]) -> sa.Select[Any]:
+    """First day, last day, days and the newest sector of tickers."""
+    spans = (
+        sa.select(
+            prices.c.ticker,
+            sa.func.min(prices.c.date).label("first_date"),
+            sa.func.max(prices.c.date).label("last_date"),
+            sa.func.count().label("days"),
+        )
+        .where(prices.c.ticker.in_(wanted))
+        .group_by(prices.c.ticker)
+        .subquery()
+    )
+    return sa.select(spans, prices.c.sector).join(
+        prices, (prices.c.ticker == spans.c.ticker) & (prices.c.date == spans.c.last_date)
+    )
+
+
+def _ticker_row(fact: Any, before: Any, first_changed: date) -> dict[str, Any]:
+    """The tickers row after a change; one that only appends leaves the history revision."""
+    revision = before.price_revision + 1 if before else 1
+    appended = before is not None and first_changed > before.last_date
+    return {
+        "ticker": fact.ticker,
+        "sector": fact.sector,
+        "first_date": fact.first_date,
+        "last_date": fact.last_date,
+        "days": fact.days,
+        "price_revision": revision,
+        "history_revision": before.history_revision if appended else revision,
+    }
