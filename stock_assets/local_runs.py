@@ -1,13 +1,13 @@
 """Dagster runs in this process, one after the other, recorded as any other run."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
 
 from stock_assets.database import Database
 from stock_assets.definitions import defs
-from stock_assets.defs.automation import GAP, ranges, run_requests
+from stock_assets.defs.automation import GAP, market_is_due, ranges, run_requests
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.errors import RunFailedError
 from stock_assets.settings import Settings
@@ -42,21 +42,28 @@ class LocalRuns:
         (materialization,) = result.asset_materializations_for_node("validated_prices")
         return {name: value.value for name, value in materialization.metadata.items()}
 
-    def plan(self, tickers: Collection[str]) -> list[list[str]]:
-        """The ranges of tickers, one run each, that hold the given ones."""
+    def plan(self, tickers: Collection[str], *, train: bool) -> list[tuple[dg.RunRequest, int]]:
+        """The runs that forecast these tickers, in order, each with how many of them it holds."""
         self._instance.add_dynamic_partitions(str(TICKERS.name), sorted(tickers))
         order = self._instance.get_dynamic_partitions(str(TICKERS.name))
-        return ranges(order, tickers, most=self._settings.max_tickers_per_run, gap=GAP)
+        chunks = ranges(order, tickers, most=self._settings.max_tickers_per_run, gap=GAP)
+        states = self._database.ticker_states()
+        due = market_is_due(self._database, states) or (train and len(tickers) == len(states))
+        requests = run_requests(chunks, states, train=train, train_market=due)
+        sizes = [len(chunk) for chunk in chunks]
+        return list(zip(requests, sizes if len(chunks) == 1 else [0, *sizes], strict=True))
 
-    def refresh(self, chunk: Sequence[str], *, train: bool) -> None:
-        """Forecast a range of tickers, after training them where asked to or needed.
+    def refresh(self, request: dg.RunRequest) -> None:
+        """Do what was planned.
 
         Raises:
             RunFailedError: The run failed.
         """
-        for request in run_requests([chunk], self._database.ticker_states(), train=train):
-            selection = list(request.asset_selection) if request.asset_selection else None
-            self._run("refresh_tickers", tags=request.tags, asset_selection=selection)
+        self._run(
+            "refresh_tickers",
+            tags=request.tags,
+            asset_selection=list(request.asset_selection or ()),
+        )
 
     def _run(
         self, job: str, *, tags: Mapping[str, str] | None = None, **options: Any

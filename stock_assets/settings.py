@@ -4,10 +4,22 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AliasChoices, Field, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stock_assets.errors import SetupError
+
+
+def _names(text: object) -> object:
+    """The names in a list with commas."""
+    return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
 
 
 class Settings(BaseSettings):
@@ -21,6 +33,7 @@ class Settings(BaseSettings):
             such as postgresql://user:password@host/name; SQLite files in home if not set.
         max_drop_bytes: Largest CSV that is taken, in bytes of text.
         max_tickers_per_run: Largest range of tickers that one run works on.
+        models: Names of the models that compete with the naive one, with commas between them.
     """
 
     model_config = SettingsConfigDict(
@@ -36,6 +49,12 @@ class Settings(BaseSettings):
     database_url: str = ""
     max_drop_bytes: PositiveInt = 1 << 30
     max_tickers_per_run: PositiveInt = 100
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = (
+        "linear_regression",
+        "ridge",
+        "random_forest",
+        "gradient_boosting",
+    )
 
     @property
     def drop_folder(self) -> Path:

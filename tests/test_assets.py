@@ -1,4 +1,4 @@
-"""The chain of five assets, in this process: what it writes, reports, refuses and survives."""
+"""The chain of assets, in this process: what it writes, reports, refuses and survives."""
 
 import base64
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,13 @@ ALL = [
     assets.price_features,
     assets.ticker_models,
     assets.forecasts,
+    assets.interval_widths,
+    assets.market_model,
+    assets.forecast_scores,
+    assets.champion,
 ]
 OF_DROP, OF_TICKER = ALL[:2], ALL[2:]
+PER_TICKER, OF_MARKET = ALL[2:5], ALL[5:7]
 WITHOUT_TRAINING = [assets.price_features, assets.forecasts]
 
 
@@ -200,6 +205,7 @@ def test_features_tell_the_state_of_each_ticker(chain: Chain) -> None:
             "last_day": "2019-06-28",
             "last_close": closes[ticker],
             "daily_volatility": pytest.approx(0.016, rel=0.5),
+            "drift": 0.0,
             "tickers_in_run": 3,
         }
         for ticker, days, first in (
@@ -210,24 +216,48 @@ def test_features_tell_the_state_of_each_ticker(chain: Chain) -> None:
     }
 
 
-def test_models_tell_champion_and_backtest_of_each_ticker(chain: Chain) -> None:
+def test_models_tell_the_backtest_of_each_ticker(chain: Chain) -> None:
     told = chain.metadata(assets.ticker_models)
     stored = chain.platform.database.current_models(TICKERS)
     assert told.keys() == set(TICKERS)
     for ticker, rows in stored.groupby("ticker"):
-        champion = rows[rows["is_champion"]].iloc[0]
         of_ticker = told[str(ticker)]
-        backtest = of_ticker.pop("backtest", [])
-        assert {r["model"] for r in backtest} == set(rows["model"][rows["origins"] > 0])
-        if backtest:
-            assert of_ticker.pop("mae_ratio_to_naive") == champion["mae_ratio"]
+        backtest = {row["model"]: row["mae_ratio"] for row in of_ticker.pop("backtest", [])}
+        judged = rows[rows["origins"] > 0].set_index("model")["mae_ratio"]
+        assert backtest == pytest.approx(judged.to_dict(), abs=1e-4)
+        assert of_ticker.pop("baseline", "") == (
+            "80 days of history are needed to train" if ticker == "NEW" else ""
+        )
         assert of_ticker == {
-            "champion": champion["model"],
-            "reason": champion["reason"],
-            "version": champion["version"],
-            "days": champion["days"],
+            "version": rows["version"].iloc[0],
+            "days": rows["days"].iloc[0],
             "tickers_in_run": 3,
         }
+
+
+def test_market_tells_what_it_learned_from(chain: Chain) -> None:
+    (told,) = chain.metadata(assets.market_model).values()
+    assert told == {
+        "trained_to": "2019-06-28",
+        "tickers": 3,
+        "days": 265,
+        "models": "gradient_boosting",
+        "version": told["version"],
+    }
+    (widths,) = chain.metadata(assets.interval_widths).values()
+    assert widths["as_of"] == "2019-06-28"
+    assert widths["dagster/row_count"] == 120 * 10
+    assert 0 < widths["width_80_in_10_days"] < widths["width_95_in_10_days"]
+
+
+def test_champion_tells_why_and_how_all_did(chain: Chain) -> None:
+    (told,) = chain.metadata(assets.champion).values()
+    board = chain.platform.database.leaderboard()
+    assert [row["model"] for row in told.pop("leaderboard")] == board["model"].tolist()
+    assert told["champion"] == "naive"
+    assert told["reason"].startswith("no model beats it beyond noise: ")
+    assert told["by_the_rule"] == f"naive: {told['reason']}"
+    assert told["pinned"] is False
 
 
 def test_forecasts_tell_the_tenth_day_of_each_ticker(chain: Chain) -> None:
@@ -243,7 +273,7 @@ def test_forecasts_tell_the_tenth_day_of_each_ticker(chain: Chain) -> None:
             "close_in_10_days": row.close,
             "lo_80_in_10_days": row.lo_80,
             "hi_80_in_10_days": row.hi_80,
-            "dagster/partition_row_count": 10 if row.ticker == "NEW" else 30,
+            "dagster/partition_row_count": 10 if row.ticker == "NEW" else 50,
             "tickers_in_run": 3,
         }
 
@@ -263,9 +293,9 @@ def test_forecast_shows_a_small_picture(chain: Chain, ticker: str) -> None:
 
 def test_every_fact_is_stated_once_a_run(chain: Chain) -> None:
     stated = [e for run in chain.runs for e in run.get_asset_check_evaluations()]
-    assert [(e.asset_key.to_user_string(), e.check_name) for e in stated] == [
+    assert sorted((e.asset_key.to_user_string(), e.check_name) for e in stated) == sorted(
         (fact.asset, fact.name) for fact in FACTS
-    ]
+    )
     assert {e.check_name: e.metadata["broken_by"].value for e in stated if not e.passed} == {
         "last_day_is_recent": "AAPL, MSFT, NEW",
         "history_is_long_enough": "NEW",
@@ -275,13 +305,13 @@ def test_every_fact_is_stated_once_a_run(chain: Chain) -> None:
 def test_short_history_gets_the_baseline_beside_the_others(chain: Chain) -> None:
     models = chain.platform.database.current_models(TICKERS)
     assert models.groupby("ticker")["model"].agg(list).to_dict() == {
-        "AAPL": ["linear_regression", "naive", "random_forest"],
-        "MSFT": ["linear_regression", "naive", "random_forest"],
+        "AAPL": sorted(["naive", *current_settings().models]),
+        "MSFT": sorted(["naive", *current_settings().models]),
         "NEW": ["naive"],
     }
     forecast = chain.platform.database.champion_forecasts(["NEW"])
-    assert forecast["reason"].iloc[0].startswith("baseline: 25 days of history")
-    assert len(forecast) == 10
+    assert forecast["origins"].tolist() == [0] * 10
+    assert forecast["close"].tolist() == forecast["last_close"].tolist()
 
 
 def test_forecast_tickers_are_in_need_of_nothing(chain: Chain) -> None:
@@ -310,7 +340,7 @@ def test_one_ticker_goes_through_the_jobs_of_the_platform(home: Path) -> None:
         assert instance.get_dynamic_partitions("tickers") == ["AAPL"]
         refresh.execute_in_process(instance=instance, partition_key="AAPL")
         assert {
-            asset.op.name: instance.get_materialized_partitions(asset.key) for asset in ALL
+            asset.op.name: instance.get_materialized_partitions(asset.key) for asset in ALL[:5]
         } == {
             "raw_prices": {key},
             "validated_prices": {key},
@@ -331,6 +361,77 @@ def test_update_without_training_forecasts_with_the_models_there_are(platform: P
     assert updated["as_of"].iloc[0] > trained["as_of"].iloc[0]
     assert updated["model_version"].tolist() == trained["model_version"].tolist()
     assert updated["last_close"].iloc[0] == make_prices()["close"].iloc[-1]
+
+
+# What became of forecasts, and whether tickers are still as they were
+
+
+def test_forecasts_are_scored_when_the_closes_come(platform: Platform) -> None:
+    prices = [make_prices("AAPL", 110), make_prices("MSFT", 110, seed=1)]
+    platform.ingest(*(table.head(100) for table in prices))
+    platform.refresh("AAPL", "MSFT")
+    assert contents(platform.database)["forecast_scores"] == []
+    platform.ingest(*(table.iloc[100:107] for table in prices))
+    run = platform.run([assets.forecast_scores])
+    (told,) = told_by(run, assets.forecast_scores).values()
+    models = len(current_settings().models) + 1
+    assert told["scored"] == 2 * 7 * models
+    assert told["mae_ratio"] == 1  # the champion is naive
+    assert {row["model"] for row in told["models"]} == {
+        "champion",
+        "naive",
+        *current_settings().models,
+    }
+    assert told["picture"].startswith("![Rolling error and coverage")
+    assert all(e.passed for e in run.get_asset_check_evaluations())
+    platform.ingest(*(table.iloc[107:] for table in prices))
+    (told,) = told_by(platform.run([assets.forecast_scores]), assets.forecast_scores).values()
+    assert told["scored"] == 2 * 3 * models
+    (told,) = told_by(platform.run([assets.forecast_scores]), assets.forecast_scores).values()
+    assert told["scored"] == 0
+
+
+def wild(prices: pd.DataFrame, days: int) -> pd.DataFrame:
+    """The same prices, but ten times as far between low and high on the last days."""
+    last = np.arange(len(prices)) >= len(prices) - days
+    return prices.assign(
+        high=prices["high"] * np.where(last, 1.3, 1), low=prices["low"] / np.where(last, 1.3, 1)
+    )
+
+
+def test_ticker_that_drifts_is_told_and_trained_anew(platform: Platform) -> None:
+    changed, same = wild(make_prices("AAPL", 125), 25), make_prices("MSFT", 125)
+    platform.ingest(changed.head(100), same.head(100))
+    platform.refresh("AAPL", "MSFT")
+    platform.ingest(changed.iloc[100:], same.iloc[100:])
+    run = platform.refresh("AAPL", "MSFT", selection=WITHOUT_TRAINING)
+    (fact,) = [
+        e for e in run.get_asset_check_evaluations() if e.check_name == "features_are_as_trained"
+    ]
+    assert not fact.passed
+    assert fact.severity is dg.AssetCheckSeverity.WARN
+    assert fact.metadata["broken_by"].value == "AAPL"
+    told = told_by(run, assets.price_features)
+    assert told["AAPL"]["drift"] > 0.9
+    assert told["MSFT"]["drift"] < 0.65
+    due = {state.ticker: state for state in platform.database.ticker_states()}
+    assert due["AAPL"].due.startswith("features of the last 20 days are ")
+    assert (due["AAPL"].needs_forecast, due["AAPL"].needs_training) == (True, True)
+    assert due["MSFT"].due == ""
+    assert not due["MSFT"].needs_forecast
+    platform.refresh("AAPL", selection=PER_TICKER)
+    (again,) = [s for s in platform.database.ticker_states() if s.ticker == "AAPL"]
+    assert (again.needs_forecast, again.needs_training, again.due) == (False, False, "")
+
+
+def test_tickers_are_due_when_pooled_models_are_trained_alone(platform: Platform) -> None:
+    platform.ingest(make_prices("AAPL", 100), make_prices("MSFT", 100))
+    platform.refresh("AAPL", "MSFT")
+    assert not any(state.needs_training for state in platform.database.ticker_states())
+    platform.run([assets.market_model])
+    states = platform.database.ticker_states()
+    assert [state.due for state in states] == ["pooled models of 2019-06-28"] * 2
+    assert all(state.needs_training and state.needs_forecast for state in states)
 
 
 # What goes wrong is told, and nothing is written
@@ -398,8 +499,8 @@ def test_broken_fact_ends_the_run_before_anything_is_written(
     with monkeypatch.context() as patch:
         patch.setattr(target, broken)
         assert failure(run).startswith(f"Nothing of {name} was written: {told}")
-    order = [asset.op.name for asset in ALL]
-    made = {a.op.name for a in ALL if platform.instance.get_materialized_partitions(a.key)}
+    order = [asset.op.name for asset in ALL[:5]]
+    made = {a.op.name for a in ALL[:5] if platform.instance.get_materialized_partitions(a.key)}
     assert made == set(order[: order.index(name)])
     rows = contents(platform.database)
     assert bool(rows["prices"]) == ("validated_prices" in made)
@@ -415,6 +516,19 @@ LACKING: dict[str, tuple[Sequence[dg.AssetsDefinition], str]] = {
     "features": ([assets.ticker_models], "no features: materialize price_features first"),
     "models": ([assets.forecasts], "no models: materialize ticker_models first"),
 }
+LACKING_MARKET = {
+    assets.interval_widths: "No widths of intervals: materialize interval_widths first",
+    assets.market_model: "No pooled models: materialize market_model first",
+}
+
+
+@pytest.mark.parametrize("lacking", OF_MARKET, ids=lambda asset: asset.op.name)
+def test_failure_names_what_the_market_lacks(
+    platform: Platform, lacking: dg.AssetsDefinition
+) -> None:
+    platform.ingest(make_prices(days=30))
+    selection = [asset for asset in OF_TICKER if asset is not lacking]
+    assert failure(lambda: platform.refresh("AAPL", selection=selection)) == LACKING_MARKET[lacking]
 
 
 @pytest.mark.parametrize("what", LACKING)
@@ -428,18 +542,23 @@ def test_failure_names_the_ticker_that_lacks_something(platform: Platform, what:
     assert failure(lambda: platform.refresh("A", "C", "B", selection=selection)) == f"B: {told}"
 
 
+def test_market_without_prices_is_told(platform: Platform) -> None:
+    for asset in OF_MARKET:
+        assert failure(partial(platform.run, [asset])) == "No prices yet: drop a CSV"
+
+
 def test_range_that_ends_before_it_starts_is_told(platform: Platform) -> None:
     platform.instance.add_dynamic_partitions("tickers", ["A", "B"])
     with pytest.raises(dg.Failure) as failed:
-        platform.refresh("B", "A")
+        platform.refresh("B", "A", selection=[assets.price_features])
     assert (
         failed.value.description == "The range of tickers is empty: its end stands before its start"
     )
 
 
 def test_error_of_a_training_names_its_ticker(platform: Platform) -> None:
-    platform.ingest(make_prices("A", 30), make_prices("B", 30))
-    platform.refresh("A", "B", selection=[assets.price_features])
+    platform.ingest(make_prices("A", 90), make_prices("B", 90))
+    platform.refresh("A", "B", selection=[*OF_MARKET, assets.price_features])
     (table,) = platform.store.read_features(["B"]).values()
     platform.store.write_features("B", table.drop(columns="volatility"))
     with pytest.raises(KeyError) as error:

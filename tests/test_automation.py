@@ -5,25 +5,36 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stock_assets.database import Database
 from stock_assets.defs.automation import (
     DROPS_AT_ONCE,
+    EXCHANGE_TIME,
     GAP,
-    WITHOUT_TRAINING,
+    MARKET_TAG,
     drop_sensor,
+    market_is_due,
     nightly_forecast,
     ranges,
     refresh_sensor,
+    run_requests,
     weekly_training,
 )
 from stock_assets.prices import validate_csv
@@ -96,8 +107,12 @@ class Sensors:
             drop, validate_csv(content, today=date(2020, 1, 1), max_bytes=1 << 20)
         )
 
-    def refresh(self) -> list[tuple[str, str, bool]]:
-        """The runs asked for: first and last ticker, and whether they train."""
+    def refresh(self) -> "list[Run]":
+        """The runs that the second sensor asks for, and which come to be."""
+        return self.launch(self.ask())
+
+    def ask(self) -> list[dg.RunRequest]:
+        """What the second sensor asks for, whether or not it comes to be."""
         with self._context(self.refresh_cursor) as context:
             result = refresh_sensor(context)
         self.refresh_cursor = context.cursor
@@ -108,21 +123,88 @@ class Sensors:
             self.instance.add_dynamic_partitions(
                 request.partitions_def_name, list(request.partition_keys)
             )
-        return spans(result.run_requests or ())
+        return list(result.run_requests or ())
+
+    def launch(self, requests: Iterable[dg.RunRequest]) -> "list[Run]":
+        """Make runs of requests, as the daemon does."""
+        requests = list(requests)
+        for request in requests:
+            key = {"dagster/run_key": request.run_key} if request.run_key else {}
+            assert not key or not self.instance.get_runs_count(dg.RunsFilter(tags=key))
+            self.instance.add_run(
+                dg.DagsterRun(
+                    job_name="refresh_tickers",
+                    run_id=str(uuid4()),
+                    tags={**request.tags, **key},
+                    remote_job_origin=ORIGIN,
+                )
+            )
+        return [the_run(request) for request in requests]
+
+    def turn(self, status: dg.DagsterRunStatus, *, tags: dict[str, str] | None = None) -> None:
+        """Give all unfinished runs, or those with some tags, another status."""
+        for run in self.instance.get_runs(dg.RunsFilter(tags=tags)):
+            if not run.is_finished and status in EVENTS:
+                event = dg.DagsterEvent(EVENTS[status].value, job_name=run.job_name)
+                self.instance.report_dagster_event(event, run.run_id)
 
 
-def spans(requests: Iterable[dg.RunRequest]) -> list[tuple[str, str, bool]]:
-    """First and last ticker of each range, and whether it is trained."""
-    requests = list(requests)
-    assert all(request.asset_selection in (None, WITHOUT_TRAINING) for request in requests)
-    return [
-        (
-            request.tags["dagster/asset_partition_range_start"],
-            request.tags["dagster/asset_partition_range_end"],
-            request.asset_selection is None,
-        )
-        for request in requests
-    ]
+class Run(NamedTuple):
+    """A run of `refresh_tickers`: of a range of tickers, of the market, or of both."""
+
+    first: str = ""
+    last: str = ""
+    trains: bool = False
+    market: bool = False
+    trains_market: bool = False
+
+    @property
+    def selection(self) -> list[str]:
+        """The assets that it is of."""
+        parts = {
+            "interval_widths": self.market,
+            "market_model": self.trains_market,
+            "forecast_scores": self.market,
+            "price_features": self.first,
+            "ticker_models": self.trains,
+            "forecasts": self.first,
+            "champion": True,
+        }
+        return [name for name, is_in_it in parts.items() if is_in_it]
+
+
+MARKET = Run(market=True)
+CHAMPION = [dg.AssetKey("champion")]
+ORIGIN = RemoteJobOrigin(
+    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("stock_assets"), "__repository__"),
+    "refresh_tickers",
+)
+_EVENT = dg.DagsterEventType
+EVENTS = {
+    dg.DagsterRunStatus.QUEUED: _EVENT.RUN_ENQUEUED,
+    dg.DagsterRunStatus.STARTING: _EVENT.RUN_STARTING,
+    dg.DagsterRunStatus.STARTED: _EVENT.RUN_START,
+    dg.DagsterRunStatus.SUCCESS: _EVENT.RUN_SUCCESS,
+    dg.DagsterRunStatus.FAILURE: _EVENT.RUN_FAILURE,
+    dg.DagsterRunStatus.CANCELED: _EVENT.RUN_CANCELED,
+}
+UNDER_WAY = [dg.DagsterRunStatus.NOT_STARTED, *list(EVENTS)[:3]]
+ENDED = list(EVENTS)[3:]
+
+
+def the_run(request: dg.RunRequest) -> Run:
+    """What a request asks for; it says so in its tags and in its selection."""
+    names = [key.to_user_string() for key in request.asset_selection or ()]
+    run = Run(
+        request.tags.get("dagster/asset_partition_range_start", ""),
+        request.tags.get("dagster/asset_partition_range_end", ""),
+        trains="ticker_models" in names,
+        market="interval_widths" in names,
+        trains_market="market_model" in names,
+    )
+    assert names == run.selection
+    assert (MARKET_TAG in request.tags) is (run.first == "")
+    return run
 
 
 @pytest.fixture
@@ -315,12 +397,25 @@ def test_flood_of_files_is_taken_over_several_looks(sensors: Sensors) -> None:
 
 @pytest.fixture
 def market(sensors: Sensors) -> Sensors:
-    """Sensors, and five tickers with prices, models and forecasts."""
+    """Sensors, and five tickers of 120 days with prices, models and forecasts."""
     tickers = ["A", "B", "C", "D", "E"]
     take(sensors.database, *(make_prices(ticker) for ticker in tickers))
     settle(sensors, *tickers)
+    train_market(sensors.database, days=600)
     sensors.instance.add_dynamic_partitions("tickers", tickers)
     return sensors
+
+
+def at_most(market: Sensors, tickers: int) -> Sensors:
+    """The same, with no more tickers in a run."""
+    market.settings = market.settings.model_copy(update={"max_tickers_per_run": tickers})
+    return market
+
+
+def train_market(database: Database, days: int) -> None:
+    """Note a training of the pooled models."""
+    told: dict[str, Any] = {"trained_to": date(2019, 6, 28), "tickers": 5, "days": days}
+    database.save_market_model(told | {"version": f"m{days}", "artifact": f"models/m{days}.skops"})
 
 
 def settle(sensors: Sensors, *tickers: str) -> None:
@@ -350,21 +445,23 @@ def test_tickers_without_changes_ask_for_no_run(market: Sensors) -> None:
 
 def test_changed_tickers_are_asked_for_once(market: Sensors) -> None:
     append(market, "B", "D")
-    assert [market.refresh() for _ in range(3)] == [[("B", "D", False)], [], []]
+    assert [market.refresh() for _ in range(3)] == [[Run("B", "D", market=True)], [], []]
 
 
 def test_new_prices_of_a_ticker_in_flight_are_asked_for(market: Sensors) -> None:
     append(market, "B")
     market.refresh()
     append(market, "B", days=2)
-    assert market.refresh() == [("B", "B", False)]
+    assert market.refresh() == [Run("B", "B", market=True)]
 
 
 def test_ticker_in_flight_is_in_no_other_range(market: Sensors) -> None:
     append(market, "C")
     market.refresh()
     append(market, "B", "D")
-    assert market.refresh() == [("B", "B", False), ("D", "D", False)]
+    assert market.refresh() == [MARKET]
+    market.turn(dg.DagsterRunStatus.SUCCESS, tags={MARKET_TAG: "yes"})
+    assert market.refresh() == [Run("B", "B"), Run("D", "D")]
 
 
 def test_forecast_ends_the_wait(market: Sensors) -> None:
@@ -373,32 +470,35 @@ def test_forecast_ends_the_wait(market: Sensors) -> None:
     settle(market, "C")
     assert market.refresh() == []
     append(market, "B", "D")
-    assert market.refresh() == [("B", "D", False)]
+    assert market.refresh() == [Run("B", "D", market=True)]
 
 
 def test_lost_cursor_asks_again_for_what_is_in_flight(market: Sensors) -> None:
     append(market, "C")
     market.refresh()
     market.refresh_cursor = None
-    assert market.refresh() == [("C", "C", False)]
+    assert market.refresh() == [Run("C", "C", market=True)]
 
 
-def test_ranges_hold_no_more_than_the_setting_says(market: Sensors) -> None:
-    market.settings = market.settings.model_copy(update={"max_tickers_per_run": 2})
-    append(market, "A", "B", "C", "D", "E")
-    assert market.refresh() == [("A", "B", False), ("C", "D", False), ("E", "E", False)]
+@pytest.mark.parametrize("cursor", ["{}", '{"B": 2, "C": 1}'])
+def test_cursor_of_an_older_version_is_taken_for_none(market: Sensors, cursor: str) -> None:
+    append(market, "C")
+    market.refresh_cursor = cursor
+    assert [market.refresh(), market.refresh()] == [[Run("C", "C", market=True)], []]
 
 
 def test_only_ranges_that_need_it_are_trained(market: Sensors) -> None:
-    market.settings = market.settings.model_copy(update={"max_tickers_per_run": 2})
+    at_most(market, 2)
     append(market, "A", "B", "C", "D")
     take(market.database, make_prices("D", seed=1))
-    assert market.refresh() == [("A", "B", False), ("C", "D", True)]
+    assert market.refresh() == [MARKET]
+    market.turn(dg.DagsterRunStatus.SUCCESS)
+    assert market.refresh() == [Run("A", "B"), Run("C", "D", trains=True)]
 
 
 def test_new_tickers_are_added_to_the_partitions_and_trained(market: Sensors) -> None:
-    take(market.database, make_prices("G"), make_prices("F"))
-    assert market.refresh() == [("F", "G", True)]
+    take(market.database, make_prices("G", 20), make_prices("F", 20))
+    assert market.refresh() == [Run("F", "G", trains=True, market=True)]
     assert market.instance.get_dynamic_partitions("tickers") == list("ABCDEFG")
 
 
@@ -408,7 +508,201 @@ def test_tickers_far_apart_are_asked_for_in_ranges_of_their_own(sensors: Sensors
     settle(sensors, *tickers[1:-2], tickers[-1])
     sensors.instance.add_dynamic_partitions("tickers", tickers)
     first, last = tickers[0], tickers[-2]
-    assert sensors.refresh() == [(first, first, True), (last, last, True)]
+    assert sensors.refresh() == [MARKET._replace(trains_market=True)]
+    sensors.turn(dg.DagsterRunStatus.SUCCESS)
+    assert sensors.refresh() == [Run(first, first, trains=True), Run(last, last, trains=True)]
+
+
+# What the market tells goes before ranges
+
+
+@pytest.fixture
+def large_market(market: Sensors) -> Sensors:
+    """The market, with prices that changed of more tickers than a run takes."""
+    append(at_most(market, 2), "A", "B", "C", "D", "E")
+    return market
+
+
+RANGES = [Run("A", "B"), Run("C", "D"), Run("E", "E")]
+
+
+@pytest.mark.parametrize("status", UNDER_WAY)
+def test_ranges_wait_for_the_market(large_market: Sensors, status: dg.DagsterRunStatus) -> None:
+    assert large_market.refresh() == [MARKET]
+    large_market.turn(status)
+    assert [large_market.refresh(), large_market.refresh()] == [[], []]
+
+
+@pytest.mark.parametrize("status", ENDED)
+def test_ranges_follow_the_market_however_it_ended(
+    large_market: Sensors, status: dg.DagsterRunStatus
+) -> None:
+    large_market.refresh()
+    large_market.turn(status)
+    assert [large_market.refresh(), large_market.refresh()] == [RANGES, []]
+
+
+def test_a_drop_that_comes_meanwhile_is_in_the_ranges(large_market: Sensors) -> None:
+    large_market.refresh()
+    append(large_market, "A", days=2)
+    take(large_market.database, make_prices("F", 20))
+    assert large_market.refresh() == []
+    large_market.turn(dg.DagsterRunStatus.SUCCESS)
+    ranges_with_it = [*RANGES[:2], Run("E", "F", trains=True)]
+    assert [large_market.refresh(), large_market.refresh()] == [ranges_with_it, []]
+
+
+def test_a_run_of_the_market_serves_one_wave(large_market: Sensors) -> None:
+    for days in (2, 3):
+        assert large_market.refresh() == [MARKET]
+        large_market.turn(dg.DagsterRunStatus.SUCCESS)
+        assert large_market.refresh() == RANGES
+        append(large_market, "A", "B", "C", "D", "E", days=days)
+
+
+def test_a_run_of_the_market_that_came_not_to_be_is_asked_for_again(large_market: Sensors) -> None:
+    (lost,) = large_market.ask()
+    (again,) = large_market.ask()
+    assert lost.run_key
+    assert again.run_key == lost.run_key
+    assert large_market.launch([again]) == [MARKET]
+    assert large_market.refresh() == []
+
+
+def test_one_range_that_is_left_takes_the_market_with_it(large_market: Sensors) -> None:
+    large_market.refresh()
+    settle(large_market, "A", "B", "C", "D")
+    large_market.turn(dg.DagsterRunStatus.FAILURE)
+    assert large_market.refresh() == [Run("E", "E", market=True)]
+
+
+def test_nothing_is_asked_for_when_others_did_it_meanwhile(large_market: Sensors) -> None:
+    large_market.refresh()
+    settle(large_market, "A", "B", "C", "D", "E")
+    large_market.turn(dg.DagsterRunStatus.SUCCESS)
+    assert large_market.refresh() == []
+    append(large_market, "A", "B", "C", days=2)
+    assert large_market.refresh() == [MARKET]
+
+
+@pytest.mark.parametrize("status", UNDER_WAY)
+def test_tickers_wait_for_a_market_that_others_asked_for(
+    market: Sensors, status: dg.DagsterRunStatus
+) -> None:
+    market.launch([dg.RunRequest(asset_selection=CHAMPION, tags={MARKET_TAG: "yes"})])
+    market.turn(status)
+    append(market, "B")
+    assert [market.refresh(), market.refresh()] == [[], []]
+    market.turn(dg.DagsterRunStatus.FAILURE)
+    assert [market.refresh(), market.refresh()] == [[Run("B", "B", market=True)], []]
+
+
+def test_tickers_wait_for_no_other_runs(market: Sensors) -> None:
+    market.launch([dg.RunRequest(asset_selection=CHAMPION, tags={MARKET_TAG: "no"})])
+    append(market, "B")
+    assert market.refresh() == [Run("B", "B", market=True)]
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "is_due"), [(None, True), (500, True), (501, False), (600, False)]
+)
+def test_market_is_due_when_there_is_none_or_prices_grew_by_a_fifth(
+    sensors: Sensors, trained_on: int | None, *, is_due: bool
+) -> None:
+    take(sensors.database, *(make_prices(ticker) for ticker in "ABCDE"))  # 600 days
+    if trained_on:
+        train_market(sensors.database, 1)
+        train_market(sensors.database, trained_on)
+    assert market_is_due(sensors.database, sensors.database.ticker_states()) is is_due
+
+
+def test_market_that_is_due_is_trained_with_a_single_range(market: Sensors) -> None:
+    train_market(market.database, days=500)
+    append(market, "B")
+    assert market.refresh() == [Run("B", "B", market=True, trains_market=True)]
+
+
+def test_market_that_is_due_is_trained_before_several_ranges(large_market: Sensors) -> None:
+    train_market(large_market.database, days=500)
+    assert large_market.refresh() == [MARKET._replace(trains_market=True)]
+    large_market.turn(dg.DagsterRunStatus.SUCCESS)
+    assert large_market.refresh() == RANGES
+
+
+# Training that is due
+
+
+def test_a_ticker_whose_training_is_due_is_asked_for_once(market: Sensors) -> None:
+    market.database.mark_training_due({"C": "it drifted"})
+    assert [market.refresh(), market.refresh()] == [[Run("C", "C", trains=True, market=True)], []]
+    market.turn(dg.DagsterRunStatus.FAILURE)
+    market.database.mark_training_due({"C": "it drifted"})
+    assert market.refresh() == []
+
+
+def test_training_ends_the_wish_for_it(market: Sensors) -> None:
+    market.database.mark_training_due({"C": "it drifted"})
+    market.refresh()
+    settle(market, "C")
+    assert market.refresh() == []
+    market.database.mark_training_due({"C": "it drifted"})
+    assert market.refresh() == [Run("C", "C", trains=True, market=True)]
+
+
+def test_another_reason_is_another_wish(market: Sensors) -> None:
+    for day in ("2019-07-06", "2019-07-13"):
+        market.database.mark_training_due({"C": f"weekly training of {day}"})
+        assert market.refresh() == [Run("C", "C", trains=True, market=True)]
+
+
+def test_a_forecast_alone_does_not_end_the_wish_for_training(market: Sensors) -> None:
+    append(market, "C")
+    assert market.refresh() == [Run("C", "C", market=True)]
+    market.database.mark_training_due({"C": "it drifted"})  # by the features of that run
+    revisions = {state.ticker: state.price_revision for state in market.database.ticker_states()}
+    market.database.save_forecasts(forecast("C"), revisions)
+    assert [market.refresh(), market.refresh()] == [[Run("C", "C", trains=True, market=True)], []]
+
+
+# Requests
+
+
+@pytest.mark.parametrize("train_market", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_a_single_range_is_one_run_with_everything(*, train: bool, train_market: bool) -> None:
+    requests = run_requests([["A", "B"]], [], train=train, train_market=train_market)
+    everything = Run("A", "B", train, market=True, trains_market=train_market)
+    assert [the_run(request) for request in requests] == [everything]
+
+
+@pytest.mark.parametrize("train_market", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_several_ranges_follow_the_market(*, train: bool, train_market: bool) -> None:
+    requests = run_requests([["A", "B"], ["C"]], [], train=train, train_market=train_market)
+    assert [the_run(request) for request in requests] == [
+        MARKET._replace(trains_market=train_market),
+        Run("A", "B", train),
+        Run("C", "C", train),
+    ]
+
+
+def test_no_range_is_no_run() -> None:
+    assert run_requests([], []) == []
+
+
+@pytest.mark.parametrize("chunks", [[["A"]], [["A"], ["B"]]])
+def test_the_champion_is_chosen_last(chunks: list[list[str]]) -> None:
+    for request in run_requests(chunks, [], train=True, train_market=True):
+        assert request.asset_selection
+        assert request.asset_selection[-1] == dg.AssetKey("champion")
+
+
+def test_a_run_of_the_market_has_the_key_that_it_is_given_or_one_of_its_own() -> None:
+    chunks = [["A"], ["B"]]
+    assert run_requests(chunks, [], market_key="market-1")[0].run_key == "market-1"
+    keys = {run_requests(chunks, [])[0].run_key for _ in range(2)}
+    assert len(keys) == 2
+    assert None not in keys
 
 
 # Ranges
@@ -461,37 +755,66 @@ def on_disk(market: Sensors, tmp_path: Path) -> Iterator[Sensors]:
         yield market
 
 
-def evaluate(schedule: dg.ScheduleDefinition, sensors: Sensors) -> object:
+SATURDAY = datetime(2019, 7, 6, 6, tzinfo=ZoneInfo(EXCHANGE_TIME))
+
+
+def evaluate(schedule: dg.ScheduleDefinition, sensors: Sensors) -> list[dg.RunRequest]:
+    """What the daemon makes of a schedule: it has rules of its own on several requests."""
     with dg.build_schedule_context(
         instance=sensors.instance,
         resources={"settings": sensors.settings, "database": sensors.database},
+        scheduled_execution_time=SATURDAY,
     ) as context:
-        return schedule(context)
+        told = schedule.evaluate_tick(context)
+    assert bool(told.run_requests) is (not told.skip_message)
+    return list(told.run_requests or ())
 
 
-@pytest.mark.parametrize(
-    ("schedule", "trains"), [(nightly_forecast, False), (weekly_training, True)]
-)
-def test_schedule_asks_for_every_ticker_in_ranges(
-    on_disk: Sensors, schedule: dg.ScheduleDefinition, *, trains: bool
+def test_every_ticker_is_forecast_at_night_by_the_sensor(on_disk: Sensors) -> None:
+    assert on_disk.refresh() == []
+    (request,) = evaluate(nightly_forecast, on_disk)
+    assert the_run(request) == MARKET
+    assert request.run_key == "nightly-2019-07-06"
+    states = on_disk.database.ticker_states()
+    assert {state.due for state in states} == {"nightly forecast of 2019-07-06"}
+    assert all(state.needs_forecast and not state.needs_training for state in states)
+    on_disk.launch([request])
+    assert on_disk.refresh() == []
+    on_disk.turn(dg.DagsterRunStatus.SUCCESS)
+    assert [on_disk.refresh(), on_disk.refresh()] == [[Run("A", "E", market=True)], []]
+
+
+def test_what_failed_by_day_is_asked_for_again_at_night(on_disk: Sensors) -> None:
+    append(on_disk, "B")
+    assert on_disk.refresh() == [Run("B", "B", market=True)]
+    assert on_disk.refresh() == []
+    evaluate(nightly_forecast, on_disk)
+    assert on_disk.refresh() == [Run("A", "E", market=True)]
+
+
+def test_weekly_training_is_of_the_market(on_disk: Sensors) -> None:
+    (request,) = evaluate(weekly_training, on_disk)
+    assert the_run(request) == MARKET._replace(trains_market=True)
+    assert request.run_key == "weekly-2019-07-06"
+    assert not any(state.needs_forecast for state in on_disk.database.ticker_states())
+
+
+def test_tickers_are_trained_when_the_weekly_training_of_the_market_has_ended(
+    on_disk: Sensors,
 ) -> None:
-    on_disk.settings = on_disk.settings.model_copy(update={"max_tickers_per_run": 3})
-    on_disk.instance.add_dynamic_partitions("tickers", ["not a ticker of ours"])
-    requests = evaluate(schedule, on_disk)
-    assert isinstance(requests, list)
-    assert spans(requests) == [("A", "C", trains), ("D", "E", trains)]
-
-
-def test_nightly_run_trains_what_has_no_model(on_disk: Sensors) -> None:
-    take(on_disk.database, make_prices("F"))
-    on_disk.instance.add_dynamic_partitions("tickers", ["F"])
-    requests = evaluate(nightly_forecast, on_disk)
-    assert isinstance(requests, list)
-    assert spans(requests) == [("A", "F", True)]
+    on_disk.launch(evaluate(weekly_training, on_disk))
+    on_disk.turn(dg.DagsterRunStatus.STARTED)
+    on_disk.database.mark_training_due(dict.fromkeys("ABCDE", "pooled models of 2019-07-05"))
+    assert [on_disk.refresh(), on_disk.refresh()] == [[], []]
+    on_disk.turn(dg.DagsterRunStatus.SUCCESS)
+    training_of_all = Run("A", "E", trains=True, market=True)
+    assert [on_disk.refresh(), on_disk.refresh()] == [[training_of_all], []]
+    settle(on_disk, "A", "B", "C", "D", "E")
+    assert on_disk.refresh() == []
 
 
 @pytest.mark.parametrize("schedule", [nightly_forecast, weekly_training])
 def test_schedule_skips_where_there_are_no_prices(
     sensors: Sensors, schedule: dg.ScheduleDefinition
 ) -> None:
-    assert isinstance(evaluate(schedule, sensors), dg.SkipReason)
+    assert evaluate(schedule, sensors) == []

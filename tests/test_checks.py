@@ -24,6 +24,7 @@ BLOCKING = {
     "prices_are_ordered",
     "features_are_finite",
     "features_are_causal_in_shape",
+    "widths_are_ordered",
     "intervals_are_ordered",
     "every_ticker_is_forecast",
 }
@@ -45,9 +46,15 @@ FORECASTS = pd.DataFrame(
     }
 )
 BOTH = ["AAPL", "IBM"]
+WIDTHS = pd.DataFrame({"date": FRIDAY, "h": range(1, 11), "width_80": 1.2, "width_95": 2.1})
+LIVE = pd.DataFrame(
+    {"days": 60, "mae_ratio": [1.0, 3.0], "coverage_80": [0.8, 0.1], "coverage_95": [0.95, 0.1]},
+    index=["champion", "ridge"],  # what people were shown, and a model that they were not
+)
+ERRORS = pd.DataFrame({"ticker": BOTH, "days": 20, "ratio": [1.0, 2.5]})
 
 
-def but(frame: pd.DataFrame, row: int, **values: Any) -> pd.DataFrame:
+def but(frame: pd.DataFrame, row: int | str, **values: Any) -> pd.DataFrame:
     """The frame with other values in one row."""
     changed = frame.copy()
     for name, value in values.items():
@@ -64,7 +71,25 @@ def accepted(frame: pd.DataFrame) -> tuple[Any, ...]:
 
 def jump(factor: float) -> tuple[Any, ...]:
     """Features of a price that jumps on its last day."""
-    return but(FEATURES, 159, close=FEATURES["close"][158] * factor), FRIDAY
+    return but(FEATURES, 159, close=FEATURES["close"][158] * factor), FRIDAY, {}
+
+
+def features(frame: pd.DataFrame, today: date = FRIDAY) -> tuple[Any, ...]:
+    return frame, today, {}
+
+
+def drift(**distances: float) -> tuple[Any, ...]:
+    return FEATURES, FRIDAY, distances
+
+
+def shown(**told: float) -> tuple[Any, ...]:
+    """How the forecasts did that people were shown, and nothing of single tickers."""
+    return but(LIVE, "champion", **told), ERRORS[:0]
+
+
+def errors(row: int = 1, **told: float) -> tuple[Any, ...]:
+    """Errors of two tickers against their backtests, and nothing of all together."""
+    return LIVE[:0], but(ERRORS, row, **told)
 
 
 class Case(NamedTuple):
@@ -104,23 +129,35 @@ CASES = [
     Case("few_rows_are_rejected", (replace(VALID, rows_read=0),), 0, 0.01),
     Case("few_rows_are_rejected", rejecting(rows_read=200), 0.01, 0.01),
     Case("few_rows_are_rejected", rejecting(rows_read=100), 0.02, 0.01, ""),
-    Case("features_are_finite", (FEATURES, FRIDAY)),
-    Case("features_are_finite", (but(FEATURES, 86, log_return=np.nan), FRIDAY), 1, 0, "IBM"),
-    Case("features_are_finite", (but(FEATURES, 99, volatility=np.inf), FRIDAY), 1, 0, "IBM"),
-    Case("features_are_causal_in_shape", (FEATURES, FRIDAY)),
-    Case("features_are_causal_in_shape", (but(FEATURES, 85, high_low=0.1), FRIDAY), 1, 0, "IBM"),
-    Case("features_are_causal_in_shape", (TWO_ROWS_OF_A_DAY, FRIDAY), 1, 0, "AAPL"),
+    Case("features_are_finite", features(FEATURES)),
+    Case("features_are_finite", features(but(FEATURES, 86, log_return=np.nan)), 1, 0, "IBM"),
+    Case("features_are_finite", features(but(FEATURES, 99, volatility=np.inf)), 1, 0, "IBM"),
+    Case("features_are_causal_in_shape", features(FEATURES)),
+    Case("features_are_causal_in_shape", features(but(FEATURES, 85, high_low=0.1)), 1, 0, "IBM"),
+    Case("features_are_causal_in_shape", features(TWO_ROWS_OF_A_DAY), 1, 0, "AAPL"),
     Case("closes_do_not_jump", jump(1.59), math.log(1.59), math.log(1.6)),
     Case("closes_do_not_jump", jump(1.61), math.log(1.61), math.log(1.6), "IBM 2019-06-28"),
     Case("closes_do_not_jump", jump(1 / 2), math.log(2), math.log(1.6), "IBM 2019-06-28"),
-    Case("last_day_is_recent", (FEATURES, date(2019, 7, 8)), 5, 5),
-    Case("last_day_is_recent", (FEATURES, date(2019, 7, 9)), 6, 5, "AAPL, IBM"),
-    Case("last_day_is_recent", (FEATURES[:-1], date(2019, 7, 8)), 6, 5, "IBM"),
-    Case("history_is_long_enough", (FEATURES, FRIDAY)),
-    Case("history_is_long_enough", (FEATURES[:-1], FRIDAY), 1, 0, "IBM"),
-    Case("champion_is_not_worse_than_naive", ({},), 1, 1),
-    Case("champion_is_not_worse_than_naive", ({"AAPL": 0.9, "IBM": 1.0},), 1, 1),
-    Case("champion_is_not_worse_than_naive", ({"AAPL": 0.9, "IBM": 1.01},), 1.01, 1, "IBM"),
+    Case("last_day_is_recent", features(FEATURES, date(2019, 7, 8)), 5, 5),
+    Case("last_day_is_recent", features(FEATURES, date(2019, 7, 9)), 6, 5, "AAPL, IBM"),
+    Case("last_day_is_recent", features(FEATURES[:-1], date(2019, 7, 8)), 6, 5, "IBM"),
+    Case("history_is_long_enough", features(FEATURES)),
+    Case("history_is_long_enough", features(FEATURES[:-1]), 1, 0, "IBM"),
+    Case("features_are_as_trained", drift(), 0, 0.65),
+    Case("features_are_as_trained", drift(AAPL=0.1, IBM=0.65), 0.65, 0.65),
+    Case("features_are_as_trained", drift(AAPL=0.1, IBM=0.66), 0.66, 0.65, "IBM"),
+    Case("features_are_as_trained", drift(AAPL=0.9, IBM=0.7), 0.9, 0.65, "AAPL, IBM"),
+    Case("widths_are_ordered", (WIDTHS,)),
+    Case("widths_are_ordered", (WIDTHS.assign(width_80=2.1),)),
+    Case("widths_are_ordered", (but(WIDTHS, 3, width_80=2.2),), 1, 0, ""),
+    Case("widths_are_ordered", (but(WIDTHS, 3, width_80=0.0),), 1, 0, ""),
+    Case("widths_are_ordered", (but(WIDTHS, 3, width_80=-1.0),), 1, 0, ""),
+    Case("widths_are_ordered", (but(WIDTHS, 3, width_80=np.nan),), 1, 0, ""),
+    Case("widths_are_ordered", (but(WIDTHS, 3, width_95=np.nan),), 1, 0, ""),
+    Case("widths_are_ordered", (WIDTHS.assign(width_95=np.inf),), 10, 0, ""),
+    Case("champion_is_not_worse_than_naive", ({},), 1, 1.05),
+    Case("champion_is_not_worse_than_naive", ({"AAPL": 0.9, "IBM": 1.05},), 1.05, 1.05),
+    Case("champion_is_not_worse_than_naive", ({"AAPL": 0.9, "IBM": 1.06},), 1.06, 1.05, "IBM"),
     Case("intervals_are_ordered", (FORECASTS, BOTH)),
     Case("intervals_are_ordered", (but(FORECASTS, 25, lo_80=100.0, hi_80=100.0), BOTH)),
     Case("intervals_are_ordered", (but(FORECASTS, 25, lo_95=98.5), BOTH), 1, 0, "IBM"),
@@ -135,6 +172,32 @@ CASES = [
     Case("every_ticker_is_forecast", (FORECASTS[:-1], BOTH), 1, 0, "IBM"),
     Case("every_ticker_is_forecast", (FORECASTS.assign(is_champion=True), BOTH), 1, 0, "AAPL"),
     Case("every_ticker_is_forecast", (FORECASTS[10:], BOTH), 1, 0, "AAPL"),
+    Case("forecasts_keep_up_with_naive", (LIVE[:0], ERRORS[:0]), 1, 1.02),
+    Case("forecasts_keep_up_with_naive", (LIVE[1:], ERRORS), 1, 1.02),
+    Case("forecasts_keep_up_with_naive", shown(mae_ratio=0.9), 0.9, 1.02),
+    Case("forecasts_keep_up_with_naive", shown(mae_ratio=1.02), 1.02, 1.02),
+    Case("forecasts_keep_up_with_naive", shown(mae_ratio=1.03), 1.03, 1.02, ""),
+    Case("forecasts_keep_up_with_naive", shown(mae_ratio=1.03, days=20), 1.03, 1.02, ""),
+    Case("forecasts_keep_up_with_naive", shown(mae_ratio=1.03, days=19), 1, 1.02),
+    Case("intervals_hold_80", (LIVE[:0], ERRORS[:0]), 0, 0.08),
+    Case("intervals_hold_80", shown(coverage_80=0.80, coverage_95=0.1), 0, 0.08),
+    Case("intervals_hold_80", shown(coverage_80=0.73), 0.07, 0.08),
+    Case("intervals_hold_80", shown(coverage_80=0.87), 0.07, 0.08),
+    Case("intervals_hold_80", shown(coverage_80=0.71), 0.09, 0.08, ""),
+    Case("intervals_hold_80", shown(coverage_80=0.89), 0.09, 0.08, ""),
+    Case("intervals_hold_80", shown(coverage_80=0.71, days=19), 0, 0.08),
+    Case("intervals_hold_95", (LIVE[:0], ERRORS[:0]), 0, 0.04),
+    Case("intervals_hold_95", shown(coverage_95=0.95, coverage_80=0.1), 0, 0.04),
+    Case("intervals_hold_95", shown(coverage_95=0.92), 0.03, 0.04),
+    Case("intervals_hold_95", shown(coverage_95=0.98), 0.03, 0.04),
+    Case("intervals_hold_95", shown(coverage_95=0.90), 0.05, 0.04, ""),
+    Case("intervals_hold_95", shown(coverage_95=1.0), 0.05, 0.04, ""),
+    Case("intervals_hold_95", shown(coverage_95=1.0, days=19), 0, 0.04),
+    Case("errors_are_as_trained", (LIVE[:0], ERRORS[:0]), 0, 2.5),
+    Case("errors_are_as_trained", errors(), 2.5, 2.5),
+    Case("errors_are_as_trained", errors(ratio=2.6), 2.6, 2.5, "IBM"),
+    Case("errors_are_as_trained", errors(row=0, ratio=9.0), 9, 2.5, "AAPL"),
+    Case("errors_are_as_trained", errors(ratio=9.0, days=19), 1, 2.5),
 ]
 
 

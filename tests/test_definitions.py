@@ -26,6 +26,10 @@ ASSETS = [
     assets.price_features,
     assets.ticker_models,
     assets.forecasts,
+    assets.interval_widths,
+    assets.market_model,
+    assets.forecast_scores,
+    assets.champion,
 ]
 COMMANDS = ["dg check defs", "dg list defs", "dagster definitions validate -w workspace.yaml"]
 
@@ -49,15 +53,37 @@ def test_assets_have_the_shape_that_is_promised() -> None:
     } == {
         "raw_prices": ("csv_drops", [], "drops", "1", None),
         "validated_prices": ("csv_drops", ["raw_prices"], "drops", "1", None),
-        "price_features": ("tickers", ["validated_prices"], "forecasting", "1", 100),
-        "ticker_models": ("tickers", ["price_features"], "forecasting", "1", 100),
-        "forecasts": (
+        "price_features": ("tickers", ["validated_prices"], "forecasting", "2", 100),
+        "interval_widths": (None, ["validated_prices"], "forecasting", "1", None),
+        "market_model": (None, ["validated_prices"], "forecasting", "2", None),
+        "ticker_models": (
             "tickers",
-            ["price_features", "ticker_models"],
+            ["interval_widths", "market_model", "price_features"],
             "forecasting",
-            "1",
+            "2",
             100,
         ),
+        "forecasts": (
+            "tickers",
+            ["interval_widths", "market_model", "price_features", "ticker_models"],
+            "forecasting",
+            "2",
+            100,
+        ),
+        "forecast_scores": (None, ["forecasts", "validated_prices"], "forecasting", "1", None),
+        "champion": (
+            None,
+            ["forecast_scores", "forecasts", "ticker_models"],
+            "forecasting",
+            "1",
+            None,
+        ),
+    }
+
+
+def test_platform_has_these_assets_and_no_others() -> None:
+    assert {spec.key for spec in defs().resolve_all_asset_specs()} == {
+        asset.key for asset in ASSETS
     }
 
 
@@ -78,13 +104,19 @@ def test_checks_are_the_promised_ones_and_block_where_they_must() -> None:
         ("price_features", "closes_do_not_jump", False),
         ("price_features", "last_day_is_recent", False),
         ("price_features", "history_is_long_enough", False),
+        ("price_features", "features_are_as_trained", False),
+        ("interval_widths", "widths_are_ordered", True),
         ("ticker_models", "champion_is_not_worse_than_naive", False),
         ("forecasts", "intervals_are_ordered", True),
         ("forecasts", "every_ticker_is_forecast", True),
+        ("forecast_scores", "forecasts_keep_up_with_naive", False),
+        ("forecast_scores", "intervals_hold_80", False),
+        ("forecast_scores", "intervals_hold_95", False),
+        ("forecast_scores", "errors_are_as_trained", False),
     }
 
 
-def test_jobs_select_the_assets_of_their_partition_set() -> None:
+def test_jobs_hold_drops_and_all_that_comes_of_them() -> None:
     jobs = ("ingest_drop", "refresh_tickers")
     assert {
         job: sorted(
@@ -94,7 +126,15 @@ def test_jobs_select_the_assets_of_their_partition_set() -> None:
         for job in jobs
     } == {
         "ingest_drop": ["raw_prices", "validated_prices"],
-        "refresh_tickers": ["forecasts", "price_features", "ticker_models"],
+        "refresh_tickers": [
+            "champion",
+            "forecast_scores",
+            "forecasts",
+            "interval_widths",
+            "market_model",
+            "price_features",
+            "ticker_models",
+        ],
     }
 
 
@@ -151,9 +191,17 @@ def test_assets_are_overdue_after_their_schedule_was_missed() -> None:
     } == {
         "raw_prices": None,
         "price_features": None,
+        "champion": None,
         **{
             name: dg.FreshnessPolicy.time_window(fail_window=timedelta(days=days))
-            for name, days in (("validated_prices", 4), ("ticker_models", 9), ("forecasts", 4))
+            for name, days in (
+                ("validated_prices", 4),
+                ("forecasts", 4),
+                ("forecast_scores", 4),
+                ("interval_widths", 4),
+                ("ticker_models", 9),
+                ("market_model", 9),
+            )
         },
     }
 

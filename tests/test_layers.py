@@ -15,8 +15,32 @@ ROOT = Path(stock_assets.__file__).parent
 # From the bottom: a module imports from its own layer and those below it.
 LAYERS = (
     {"errors"},
-    {"prices", "features", "evaluation", "forecasting", "sessions"},
-    {"tables", "database", "storage", "drops", "settings", "demo", "migrations"},
+    {
+        "prices",
+        "features",
+        "evaluation",
+        "sessions",
+        "models",
+        "intervals",
+        "drift",
+        "champion",
+        "forecasting",
+        "backtest",
+    },
+    {
+        "tables",
+        "connection",
+        "price_records",
+        "forecast_records",
+        "database",
+        "storage",
+        "drops",
+        "settings",
+        "demo",
+        "migrations",
+        "report",
+        "promotion",
+    },
     {"defs"},
     {"definitions"},
     {"local_runs"},
@@ -26,9 +50,21 @@ LAYERS = (
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 PURE, EDGE, DAGSTER = LAYERS[0] | LAYERS[1], LAYERS[2], {"defs", "definitions", "local_runs"}
 COMMANDS = {"installation", "cli"}
+HEAVY = {  # they take seconds to load: pandera, scikit-learn or matplotlib
+    "prices",
+    "models",
+    "intervals",
+    "champion",
+    "forecasting",
+    "backtest",
+    "report",
+    "promotion",
+}
+RECORDS = EDGE - {"report", "promotion", "migrations"}  # what the commands load at once
 LEARNING = {"sklearn", "skops", "joblib", "scipy"}
 STORES = {"sqlalchemy", "alembic", "psycopg2"}
 WEB = {"fastapi", "starlette", "uvicorn", "requests", "httpx"}
+SLOW = {"dagster", "pandera", "matplotlib", *LEARNING}
 
 
 def modules() -> dict[str, Path]:
@@ -114,6 +150,29 @@ def test_edge_modules_know_no_dagster_and_train_nothing(module: str) -> None:
     assert not ours(imports(MODULES[module])) & {"forecasting"}
 
 
+@pytest.mark.parametrize("module", sorted(RECORDS))
+def test_records_and_files_know_no_models(module: str) -> None:
+    assert ours(imports(MODULES[module])) & HEAVY <= {"prices"}  # its types
+    assert ours(imports(MODULES[module], at_start=True)).isdisjoint(HEAVY)
+
+
+def test_promotion_brings_the_database_to_pure_rules_and_nothing_else() -> None:
+    known = imports(MODULES["promotion"])
+    assert ours(known) <= PURE | {"database"}
+    assert foreign(known) == set()
+
+
+def test_report_draws_and_writes_and_knows_pure_modules_alone() -> None:
+    known = imports(MODULES["report"])
+    assert foreign(known) - sys.stdlib_module_names == {"matplotlib", "numpy", "pandas"}
+    assert ours(known) <= PURE
+
+
+def test_only_reports_and_displays_draw() -> None:
+    draws = {name for name, path in MODULES.items() if "matplotlib" in foreign(imports(path))}
+    assert draws == {"report", "defs.display"}
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "settings"])
 def test_the_environment_is_read_in_the_settings_alone(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
@@ -132,20 +191,19 @@ def test_commands_load_dagster_and_learning_only_when_needed(module: str) -> Non
     known = imports(MODULES[module], at_start=True)
     assert not {name for name in foreign(known) if name.startswith("dagster")}
     assert foreign(known).isdisjoint(LEARNING | {"pandera", "matplotlib"})
-    assert not ours(known) & (DAGSTER | {"forecasting", "prices"})
+    assert not ours(known) & (DAGSTER | HEAVY)
 
 
 @pytest.mark.parametrize(
     ("names", "absent"),
     [
         (sorted(PURE), {"dagster", "matplotlib", *STORES, *WEB}),
-        (sorted(EDGE - {"migrations"}), {"dagster", "pandera", "matplotlib", "sklearn", "joblib"}),
-        (
-            ["cli"],
-            {"dagster", "pandera", "matplotlib", "sklearn", "joblib"},
-        ),
+        (sorted(RECORDS), SLOW),
+        (["promotion"], {"dagster", "pandera", "matplotlib", *WEB}),
+        (["report"], {"dagster", "pandera", "pydantic_settings", *STORES, *WEB}),
+        (["cli"], SLOW),
     ],
-    ids=["pure", "edge", "cli"],
+    ids=["pure", "records", "promotion", "report", "cli"],
 )
 def test_loading_a_layer_leaves_out(names: list[str], absent: set[str]) -> None:
     loads = "; ".join(f"import stock_assets.{name}" for name in names)

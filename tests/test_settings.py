@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from stock_assets.errors import SetupError
+from stock_assets.models import MODELS, NAIVE, candidates
 from stock_assets.settings import Settings, current_settings
 
 
@@ -26,6 +27,8 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
     assert settings.prediction_database_url == f"sqlite:///{home / 'predictions.db'}"
     assert settings.max_drop_bytes == 2**30
     assert settings.max_tickers_per_run == 100
+    assert settings.models == ("linear_regression", "ridge", "random_forest", "gradient_boosting")
+    assert list(candidates(settings.models)) == [NAIVE, *settings.models]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,7 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
         ),
         ("STOCK_ASSETS_MAX_DROP_BYTES", "1000", "max_drop_bytes", 1000),
         ("STOCK_ASSETS_MAX_TICKERS_PER_RUN", "7", "max_tickers_per_run", 7),
+        ("STOCK_ASSETS_MODELS", "ridge,random_forest", "models", ("ridge", "random_forest")),
     ],
 )
 def test_each_setting_has_an_environment_name(
@@ -82,6 +86,40 @@ def test_a_bad_value_is_named_with_its_setting(
     assert f"input_value={value!r}" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "models"),
+    [
+        ("ridge", ("ridge",)),
+        (" ridge ,\trandom_forest,", ("ridge", "random_forest")),
+        ("ridge random_forest", ("ridge", "random_forest")),
+        (",", ()),
+        ('["ridge"]', ('["ridge"]',)),  # no JSON: `candidates` will say that there is none such
+    ],
+)
+def test_models_are_names_with_commas_between_them(
+    monkeypatch: pytest.MonkeyPatch, text: str, models: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_MODELS", text)
+    assert Settings().models == models
+
+
+def test_the_naive_model_competes_once_whether_named_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for text in ("ridge", "ridge,naive", "ridge,ridge"):
+        monkeypatch.setenv("STOCK_ASSETS_MODELS", text)
+        assert list(candidates(Settings().models)) == [NAIVE, "ridge"]
+
+
+def test_an_unknown_model_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_MODELS", "ridge,prophet,Ridge")
+    with pytest.raises(SetupError) as refused:
+        candidates(Settings().models)
+    assert str(refused.value) == (
+        f"STOCK_ASSETS_MODELS names Ridge, prophet. Expected some of: {', '.join(MODELS)}"
+    )
+
+
 def test_every_wrong_setting_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOCK_ASSETS_MAX_DROP_BYTES", "1GB")
     monkeypatch.setenv("STOCK_ASSETS_MAX_TICKERS_PER_RUN", "0")
@@ -108,7 +146,7 @@ def test_a_process_reads_its_settings_once(monkeypatch: pytest.MonkeyPatch) -> N
     current_settings.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["HOME", "DROPS", "DATABASE_URL", "MAX_DROP_BYTES"])
+@pytest.mark.parametrize("name", ["HOME", "DROPS", "DATABASE_URL", "MAX_DROP_BYTES", "MODELS"])
 def test_an_empty_variable_is_one_that_is_not_set(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -1,7 +1,8 @@
-"""The five assets, from a dropped CSV to forecasts: read, call a pure function, write, report.
+"""The assets, from a dropped CSV to scored forecasts: read, call a pure function, write, report.
 
-The first two are partitioned by drop, the others by ticker. A run over a range of tickers works
-on all of them at once. Every write may be repeated.
+The first two are partitioned by drop, those of single tickers by ticker; what all tickers tell
+together has no partitions. A run over a range of tickers works on all of them at once. Every write
+may be repeated.
 """
 
 import warnings
@@ -11,18 +12,27 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
-from stock_assets import forecasting
+from stock_assets import forecasting, intervals
+from stock_assets.champion import LIVE_DAYS
 from stock_assets.database import Database
 from stock_assets.defs import checks
-from stock_assets.defs.display import forecast_chart
+from stock_assets.defs.display import (
+    forecast_metadata,
+    records_table,
+    rolling_chart,
+    training_metadata,
+)
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
+from stock_assets.drift import MAX_DISTANCE, MAX_ERROR_RATIO, NEW_DAYS, feature_drift
 from stock_assets.errors import DropError
 from stock_assets.features import price_features as compute_features
-from stock_assets.forecasting import Backtest, TrainedModel
+from stock_assets.forecasting import Backtest, PooledModel, TrainedModel
+from stock_assets.intervals import Widths
+from stock_assets.models import NAIVE, H, candidates, dump_models, load_models
 from stock_assets.prices import validate_csv
+from stock_assets.promotion import decide_champion
 from stock_assets.sessions import next_sessions
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
@@ -33,7 +43,6 @@ warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.Bet
 OWNERS = ["team:market-data"]
 TICKERS_AT_ONCE = dg.BackfillPolicy.multi_run(current_settings().max_tickers_per_run)
 
-BOUNDS = ["lo_80", "hi_80", "lo_95", "hi_95"]
 _MEASURES = [field.name for field in fields(Backtest)]
 _REJECTED = dg.TableSchema(
     [dg.TableColumn("line", "int"), dg.TableColumn("raw"), dg.TableColumn("reasons")]
@@ -140,7 +149,7 @@ def validated_prices(
     group_name="forecasting",
     kinds={"pandas", "parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=checks.specs("price_features"),
 )
 def price_features(
@@ -151,14 +160,18 @@ def price_features(
     """What a model may know at the end of each day of a ticker: how price and volume moved.
 
     One row is one trading day. Numbers are relative changes without a unit and use that day and
-    days before it only, never a later one.
+    days before it only, never a later one. Where the newest days are unlike those that the models
+    learned from, the ticker is trained anew.
     """
     prices = database.read_prices(context.partition_keys)
     _demand(context.partition_keys, prices["ticker"].unique(), "prices: drop a CSV that has them")
-    features = compute_features(prices).assign(price_revision=prices["price_revision"])
-    yield from _stated("price_features", features, _today())
-    for ticker, table in features.groupby("ticker"):
-        store.write_features(str(ticker), table)
+    features = _features(prices)
+    trained = database.last_trained(context.partition_keys)
+    tables = {str(ticker): table for ticker, table in features.groupby("ticker")}
+    drift = {t: feature_drift(table, trained[t]) for t, table in tables.items() if t in trained}
+    yield from _stated("price_features", features, _today(), drift)
+    for ticker, table in tables.items():
+        store.write_features(ticker, table)
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": len(table),
@@ -166,15 +179,98 @@ def price_features(
                 "last_day": f"{table['date'].iloc[-1]:%Y-%m-%d}",
                 "last_close": float(table["close"].iloc[-1]),
                 "daily_volatility": float(table["volatility"].iloc[-1]),
+                "drift": drift.get(ticker, 0.0),
             },
-            partition_key=str(ticker),
+            partition_key=ticker,
+        )
+    if not _trains(context):
+        database.mark_training_due(
+            {
+                ticker: f"features of the last {NEW_DAYS} days are {distance:.2f} off"
+                for ticker, distance in drift.items()
+                if distance > MAX_DISTANCE
+            }
         )
     yield dg.MaterializeResult(metadata={"tickers_in_run": len(context.partition_keys)})
 
 
 @dg.asset(
+    deps=[validated_prices],
+    group_name="forecasting",
+    kinds={"numpy", "sqlalchemy"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=checks.specs("interval_widths"),
+)
+def interval_widths(
+    context: dg.AssetExecutionContext, database: dg.ResourceParam[Database]
+) -> Events:
+    """How wide intervals must be, by day, to hold what they promise: learned from all tickers.
+
+    One row is one day and one number of days ahead, in units of a ticker's volatility times the
+    square root of the days. The whole history is replayed: after closes outside the intervals they
+    are wider, after closes inside narrower, and a storm over all tickers widens them at once.
+    """
+    features = _features(_all_prices(database))
+    widths = intervals.interval_widths(features)
+    rows = widths.to_frame()
+    yield from _stated("interval_widths", rows)
+    database.save_interval_widths(rows)
+    context.log.info("Widths of %d days from %d rows", len(widths.days), len(features))
+    newest = rows.iloc[-1]
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(rows),
+            "as_of": str(widths.days[-1]),
+            "width_80_in_10_days": float(newest["width_80"]),
+            "width_95_in_10_days": float(newest["width_95"]),
+        }
+    )
+
+
+@dg.asset(
+    deps=[validated_prices],
+    group_name="forecasting",
+    kinds={"scikitlearn"},
+    owners=OWNERS,
+    code_version=forecasting.CODE_VERSION,
+)
+def market_model(
+    context: dg.AssetExecutionContext,
+    database: dg.ResourceParam[Database],
+    store: dg.ResourceParam[Store],
+    settings: dg.ResourceParam[Settings],
+) -> dg.MaterializeResult[None]:
+    """Models that learn from all tickers at once how each will do against the others.
+
+    Gradient boosting on features, volatility and sector. Fitted on earlier days too, for a backtest
+    that has seen nothing of the days it is tested on. Every ticker is to be trained after it.
+    """
+    features = _features(_all_prices(database))
+    models = candidates(settings.models)
+    version = forecasting.training_version(features, models)
+    pooled = forecasting.train_pooled(features, models)
+    artifact = store.write_models("_market", version, forecasting.dump_pooled(pooled))
+    trained = {
+        "trained_to": features["date"].max().date(),
+        "tickers": int(features["ticker"].nunique()),
+        "days": len(features),
+    }
+    database.save_market_model(trained | {"version": version, "artifact": artifact})
+    if pooled and not _trains(context):
+        why = f"pooled models of {trained['trained_to']}"
+        database.mark_training_due({str(t): why for t in features["ticker"].unique()})
+    context.log.info("Trained %s on %d rows", ", ".join(pooled) or "nothing", len(features))
+    return dg.MaterializeResult(
+        metadata=trained
+        | {"trained_to": f"{trained['trained_to']}", "version": version}
+        | {"models": ", ".join(pooled) or "none: the history is too short"}
+    )
+
+
+@dg.asset(
     partitions_def=TICKERS,
-    deps=[price_features],
+    deps=[price_features, interval_widths, market_model],
     backfill_policy=TICKERS_AT_ONCE,
     group_name="forecasting",
     kinds={"scikitlearn"},
@@ -186,21 +282,32 @@ def ticker_models(
     context: dg.AssetExecutionContext,
     database: dg.ResourceParam[Database],
     store: dg.ResourceParam[Store],
+    settings: dg.ResourceParam[Settings],
 ) -> Events:
-    """The models that learned from a ticker's history, and which of them to believe.
+    """The models that learned from a ticker's history, and how each did on days it had not seen.
 
-    Each is tried on days of the past that it had not seen. The champion is the one that was nearer
-    to the truth than the naive forecast, the last close; if none was, the naive one is.
+    What a model predicts counts as much as its forecasts of such days have earned: mostly little,
+    and then it says nearly the same as the naive forecast, the last close.
     """
     tables = _feature_tables(context, store)
+    models = candidates(settings.models)
+    pooled_version, pooled = _market(database, store)
+    widths = _widths(database)
+    champion = database.champion().model
     rows: list[dict[str, Any]] = []
-    for done, (ticker, trained) in enumerate(forecasting.train_all(tables), start=1):
+    trained_all = forecasting.train_all(tables, models, pooled, widths)
+    for done, (ticker, trained) in enumerate(trained_all, start=1):
         table = tables[ticker]
-        version = forecasting.training_version(table)
-        artifact = store.write_models(ticker, version, forecasting.dump_estimators(trained))
-        rows += [_model_row(table, model, version, artifact) for model in trained]
+        version = forecasting.training_version(table, models, pooled_version)
+        own = {model.name: model.estimator for model in trained if model.estimator is not None}
+        artifact = store.write_models(ticker, version, dump_models(own))
+        crowned = champion if champion in {model.name for model in trained} else NAIVE
+        rows += [
+            _model_row(table, model, version, artifact, is_champion=model.name == crowned)
+            for model in trained
+        ]
         context.add_asset_metadata(
-            _training_metadata(trained) | {"version": version, "days": len(table)},
+            training_metadata(trained) | {"version": version, "days": len(table)},
             partition_key=ticker,
         )
         if done % 25 == 0 or done == len(tables):
@@ -215,12 +322,12 @@ def ticker_models(
 
 @dg.asset(
     partitions_def=TICKERS,
-    deps=[price_features, ticker_models],
+    deps=[price_features, ticker_models, interval_widths, market_model],
     backfill_policy=TICKERS_AT_ONCE,
     group_name="forecasting",
     kinds={"scikitlearn", "sqlalchemy"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=checks.specs("forecasts"),
 )
 def forecasts(
@@ -231,22 +338,104 @@ def forecasts(
     """The close of a ticker on each of the next 10 trading days, with the range to expect.
 
     One row is one day ahead by one model, in the currency of the prices. Of ten closes about eight
-    lie inside the 80 % range. The champion's forecast is the one that people are shown.
+    lie inside the 80 % range. The champion's forecast is the one that people are shown; those of
+    the others are kept to be compared with what happens.
     """
     tables = _feature_tables(context, store)
     models = database.current_models(context.partition_keys)
     _demand(tables, models["ticker"].unique(), "models: materialize ticker_models first")
+    _, pooled = _market(database, store)
+    widths = _widths(database)
+    champion = database.champion().model
     paths = []
     for ticker, of_ticker in models.groupby("ticker"):
-        path = _forecast(tables[str(ticker)], of_ticker, store)
+        path = _forecast(tables[str(ticker)], of_ticker, store, pooled, widths)
+        crowned = champion if (path["model"] == champion).any() else NAIVE
+        path["is_champion"] = path["model"] == crowned
         context.add_asset_metadata(
-            _forecast_metadata(str(ticker), tables[str(ticker)], path), partition_key=str(ticker)
+            forecast_metadata(str(ticker), tables[str(ticker)], path), partition_key=str(ticker)
         )
         paths.append(path)
     rows = pd.concat(paths, ignore_index=True)
     yield from _stated("forecasts", rows, context.partition_keys)
     database.save_forecasts(rows, _revisions(tables))
     yield dg.MaterializeResult(metadata={"tickers_in_run": len(tables)})
+
+
+@dg.asset(
+    deps=[validated_prices, forecasts],
+    group_name="forecasting",
+    kinds={"sqlalchemy"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=checks.specs("forecast_scores"),
+)
+def forecast_scores(
+    context: dg.AssetExecutionContext, database: dg.ResourceParam[Database]
+) -> Events:
+    """What became of every forecast, as the closes come: the champion's and the others'.
+
+    One row is one forecast of one model: how far it was off, how far the naive forecast was, and
+    whether the close lay inside the intervals.
+    """
+    scored = database.score_forecasts()
+    context.log.info("%d forecasts scored", scored)
+    live = database.live_records(LIVE_DAYS).set_index("model")
+    errors = database.live_errors(NEW_DAYS)
+    yield from _stated("forecast_scores", live, errors)
+    drifted = errors[(errors["days"] >= NEW_DAYS) & (errors["ratio"] > MAX_ERROR_RATIO)]
+    database.mark_training_due(
+        {
+            str(ticker): f"errors of the last {NEW_DAYS} days are {ratio:.1f} times the backtest's"
+            for ticker, ratio in zip(drifted["ticker"], drifted["ratio"], strict=True)
+        }
+    )
+    metadata: dict[str, Any] = {"scored": scored, "drifted": len(drifted)}
+    if "champion" in live.index:
+        shown = live.loc["champion"]
+        metadata |= {
+            name: float(shown[name]) for name in ("mae_ratio", "coverage_80", "coverage_95")
+        }
+        metadata["models"] = records_table(live.reset_index())
+        metadata["picture"] = rolling_chart(database.rolling_scores(LIVE_DAYS))
+    yield dg.MaterializeResult(metadata=metadata)
+
+
+@dg.asset(
+    deps=[ticker_models, forecasts, forecast_scores],
+    group_name="forecasting",
+    kinds={"sqlalchemy"},
+    owners=OWNERS,
+    code_version="1",
+)
+def champion(
+    context: dg.AssetExecutionContext, database: dg.ResourceParam[Database]
+) -> dg.MaterializeResult[None]:
+    """The model whose forecasts people are shown, for all tickers, and why.
+
+    Whichever beats the naive forecast by more than noise in the backtests of all tickers together,
+    and is not behind it in production; else the naive forecast. A pinned one stays.
+    """
+    decision, now = decide_champion(database)
+    context.log.info("%s: %s", now.model, now.reason)
+    metadata: dict[str, Any] = {
+        "champion": now.model,
+        "reason": now.reason,
+        "pinned": now.pinned,
+        "by_the_rule": f"{decision.champion}: {decision.reason}",
+    }
+    leaderboard = database.leaderboard()
+    if len(leaderboard):
+        metadata["leaderboard"] = records_table(
+            leaderboard.assign(p_value=leaderboard["model"].map(decision.p_values))
+        )
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def _trains(context: dg.AssetExecutionContext) -> bool:
+    """Whether this run trains the tickers of its range anyway."""
+    selected = context.run.asset_selection
+    return selected is None or ticker_models.key in selected
 
 
 def _today() -> date:
@@ -284,13 +473,44 @@ def _feature_tables(context: dg.AssetExecutionContext, store: Store) -> dict[str
     return tables
 
 
+def _all_prices(database: Database) -> pd.DataFrame:
+    prices = database.read_prices()
+    if prices.empty:
+        raise dg.Failure("No prices yet: drop a CSV", allow_retries=False)
+    return prices
+
+
+def _features(prices: pd.DataFrame) -> pd.DataFrame:
+    """The feature table of these prices, with their sectors and revisions."""
+    return compute_features(prices).assign(
+        sector=prices["sector"], price_revision=prices["price_revision"]
+    )
+
+
+def _market(database: Database, store: Store) -> tuple[str, dict[str, PooledModel]]:
+    """The newest training of the pooled models, and its version."""
+    row = database.market_model()
+    if row is None:
+        raise dg.Failure("No pooled models: materialize market_model first", allow_retries=False)
+    return str(row["version"]), forecasting.load_pooled(store.read_models(row["artifact"]))
+
+
+def _widths(database: Database) -> Widths:
+    rows = database.interval_widths()
+    if rows.empty:
+        raise dg.Failure(
+            "No widths of intervals: materialize interval_widths first", allow_retries=False
+        )
+    return Widths.from_frame(rows)
+
+
 def _revisions(tables: Mapping[str, pd.DataFrame]) -> dict[str, int]:
     """The price revision that each ticker's features were made of."""
     return {ticker: int(table["price_revision"].iloc[0]) for ticker, table in tables.items()}
 
 
 def _model_row(
-    table: pd.DataFrame, model: TrainedModel, version: str, artifact: str
+    table: pd.DataFrame, model: TrainedModel, version: str, artifact: str, *, is_champion: bool
 ) -> dict[str, Any]:
     backtest = (
         asdict(model.backtest) if model.backtest else dict.fromkeys(_MEASURES) | {"origins": 0}
@@ -299,63 +519,33 @@ def _model_row(
         "ticker": table["ticker"].iloc[0],
         "version": version,
         "model": model.name,
-        "is_champion": model.is_champion,
-        "reason": model.reason,
+        "is_champion": is_champion,
         "trained_from": table["date"].iloc[0].date(),
         "trained_to": table["date"].iloc[-1].date(),
         "days": len(table),
         **backtest,
-        "widths": model.widths.tolist(),
+        "weight": model.weight,
         "artifact": artifact,
     }
 
 
-def _training_metadata(trained: list[TrainedModel]) -> dict[str, Any]:
-    champion = next(model for model in trained if model.is_champion)
-    metadata: dict[str, Any] = {"champion": champion.name, "reason": champion.reason}
-    if champion.backtest:
-        metadata["mae_ratio_to_naive"] = champion.backtest.mae_ratio
-    records = [
-        dg.TableRecord(
-            {"model": model.name}
-            | {name: round(value, 4) for name, value in asdict(model.backtest).items()}
-        )
-        for model in trained
-        if model.backtest
-    ]
-    if records:
-        metadata["backtest"] = dg.MetadataValue.table(records)
-    return metadata
-
-
-def _forecast(table: pd.DataFrame, models: pd.DataFrame, store: Store) -> pd.DataFrame:
+def _forecast(
+    table: pd.DataFrame,
+    models: pd.DataFrame,
+    store: Store,
+    pooled: Mapping[str, PooledModel],
+    widths: Widths,
+) -> pd.DataFrame:
     """The forecasts rows of one ticker by each of its current models."""
     as_of = table["date"].iloc[-1].date()
-    estimators = forecasting.load_estimators(store.read_models(models["artifact"].iloc[0]))
+    estimators = load_models(store.read_models(models["artifact"].iloc[0]))
+    estimators |= {name: model.final for name, model in pooled.items()}
     paths = [
-        forecasting.forecast(table, estimators[str(row.model)], np.array(row.widths)).assign(
-            model=row.model, is_champion=bool(row.is_champion)
-        )
-        for row in models.itertuples()
+        forecasting.forecast(table, estimators[name], weight, widths).assign(model=name)
+        for name, weight in zip(models["model"], models["weight"], strict=True)
+        if name in estimators
     ]
-    targets = next_sessions(as_of, forecasting.H)
+    targets = next_sessions(as_of, H)
     return pd.concat(
         [path.assign(target_date=targets) for path in paths], ignore_index=True
     ).assign(ticker=table["ticker"].iloc[0], as_of=as_of, model_version=models["version"].iloc[0])
-
-
-def _forecast_metadata(ticker: str, table: pd.DataFrame, path: pd.DataFrame) -> dict[str, Any]:
-    champion = path[path["is_champion"]]
-    last = champion.iloc[-1]
-    return {
-        "as_of": f"{last['as_of']:%Y-%m-%d}",
-        "champion": last["model"],
-        "last_close": float(table["close"].iloc[-1]),
-        "close_in_10_days": float(last["close"]),
-        "lo_80_in_10_days": float(last["lo_80"]),
-        "hi_80_in_10_days": float(last["hi_80"]),
-        "dagster/partition_row_count": len(path),
-        "picture": forecast_chart(
-            ticker, table.set_index("date")["close"], champion[["target_date", "close", *BOUNDS]]
-        ),
-    }

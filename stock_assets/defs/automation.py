@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import dagster as dg
 
 from stock_assets.database import Database, TickerState
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.drops import complete, look, register
+from stock_assets.price_records import GROWTH
 from stock_assets.settings import Settings
 from stock_assets.storage import Store
 
@@ -24,10 +26,20 @@ ingest_drop = dg.define_asset_job(
 )
 refresh_tickers = dg.define_asset_job(
     "refresh_tickers",
-    selection=["price_features", "ticker_models", "forecasts"],
+    selection=[
+        "interval_widths",
+        "market_model",
+        "price_features",
+        "ticker_models",
+        "forecasts",
+        "forecast_scores",
+        "champion",
+    ],
     description="Forecast a range of tickers, with or without training their models anew.",
 )
-WITHOUT_TRAINING = [dg.AssetKey("price_features"), dg.AssetKey("forecasts")]
+MARKET_TAG = "stock_assets/market"  # of runs that tickers wait for
+_OF_MARKET = {MARKET_TAG: "yes"}
+_PATIENCE = timedelta(minutes=30)  # with a run that may be lost
 
 
 @dg.sensor(
@@ -92,33 +104,63 @@ def refresh_sensor(
 ) -> dg.SensorResult | dg.SkipReason:
     """Asks for new forecasts of tickers whose prices changed, and for training where it is due.
 
-    The cursor holds the price revisions that runs were asked for and that have no forecast yet,
-    so a run that failed is not asked for again until prices change or the nightly schedule comes.
+    The cursor holds what runs were asked for and is not done yet, so a run that failed is not asked
+    for again until prices change or the nightly schedule comes. Where one range holds all tickers,
+    one run does it all; else a run for what the market tells goes before the ranges.
     """
-    asked: dict[str, int] = json.loads(context.cursor or "{}")
+    cursor = {"asked": {}, "market": ""} | json.loads(context.cursor or "{}")
     states = database.ticker_states()
-    stale = {state.ticker: state.price_revision for state in states if state.needs_forecast}
-    due = {ticker for ticker, revision in stale.items() if asked.get(ticker) != revision}
-    context.update_cursor(json.dumps(stale))
+    stale = {
+        state.ticker: f"{state.price_revision} {state.due}"
+        for state in states
+        if state.needs_forecast
+    }
+    due = {ticker for ticker, wish in stale.items() if cursor["asked"].get(ticker) != wish}
     if not due:
+        context.update_cursor(json.dumps({"asked": stale, "market": ""}))
         return dg.SkipReason(f"{len(states)} tickers, {len(stale)} of them wait for a run")
+    if _market_is_under_way(context.instance):
+        return dg.SkipReason(f"{len(due)} tickers wait for a run of the market")
     known = context.instance.get_dynamic_partitions(str(TICKERS.name))
     missing = sorted(due.difference(known))
+    chunks = ranges(
+        [*known, *missing],
+        due,
+        most=settings.max_tickers_per_run,
+        gap=GAP,
+        apart=stale.keys() - due,
+    )
+    market, *others = run_requests(
+        chunks, states, train_market=market_is_due(database, states), market_key=cursor["market"]
+    )
+    if others and not _exists(context.instance, cursor["market"]):
+        wanted, cursor["market"] = [market], market.run_key
+    else:
+        wanted = others or [market]
+        cursor = {"asked": stale, "market": ""}
+    context.update_cursor(json.dumps(cursor))
     return dg.SensorResult(
         dynamic_partitions_requests=[TICKERS.build_add_request(missing)] if missing else [],
-        run_requests=list(
-            run_requests(
-                ranges(
-                    [*known, *missing],
-                    due,
-                    most=settings.max_tickers_per_run,
-                    gap=GAP,
-                    apart=stale.keys() - due,
-                ),
-                states,
-            )
-        ),
+        run_requests=wanted,
     )
+
+
+def _market_is_under_way(instance: dg.DagsterInstance) -> bool:
+    since = datetime.now(UTC) - _PATIENCE
+    unfinished = dg.RunsFilter(tags=_OF_MARKET, statuses=_UNFINISHED, created_after=since)
+    return bool(instance.get_runs_count(unfinished))
+
+
+def _exists(instance: dg.DagsterInstance, run_key: str) -> bool:
+    return bool(run_key) and bool(
+        instance.get_runs_count(dg.RunsFilter(tags={"dagster/run_key": run_key}))
+    )
+
+
+def market_is_due(database: Database, states: Iterable[TickerState]) -> bool:
+    """Whether the pooled models are to be trained: never yet, or on a fifth less than there is."""
+    trained = database.market_model()
+    return trained is None or sum(s.days for s in states) >= GROWTH * trained["days"]
 
 
 def ranges(
@@ -156,65 +198,83 @@ def ranges(
 
 
 def run_requests(
-    chunks: Iterable[Sequence[str]], states: Iterable[TickerState], *, train: bool = False
-) -> Iterable[dg.RunRequest]:
-    """One run per range of tickers; it trains where asked to, or where one of them needs it."""
+    chunks: Sequence[Sequence[str]],
+    states: Iterable[TickerState],
+    *,
+    train: bool = False,
+    train_market: bool = False,
+    market_key: str = "",
+) -> list[dg.RunRequest]:
+    """The runs that forecast ranges of tickers: one for a single range, else the market's first.
+
+    Args:
+        chunks: Ranges of tickers.
+        states: What the tickers are in need of: a range is trained where one of them needs it.
+        train: Train all of them.
+        train_market: Train the pooled models, which goes along with widths and scores.
+        market_key: Run key of the market's run, if it has one already.
+    """
     untrained = {state.ticker for state in states if state.needs_training}
+    market = ["interval_widths", *(["market_model"] if train_market else []), "forecast_scores"]
+    requests = []
     for chunk in chunks:
         trains = train or not untrained.isdisjoint(chunk)
-        yield dg.RunRequest(
-            asset_selection=None if trains else WITHOUT_TRAINING,
-            tags={
-                "dagster/asset_partition_range_start": chunk[0],
-                "dagster/asset_partition_range_end": chunk[-1],
-            },
+        of_tickers = ["price_features", *(["ticker_models"] if trains else []), "forecasts"]
+        selection = [*(market if len(chunks) == 1 else []), *of_tickers, "champion"]
+        requests.append(
+            dg.RunRequest(
+                asset_selection=[dg.AssetKey(name) for name in selection],
+                tags={
+                    "dagster/asset_partition_range_start": chunk[0],
+                    "dagster/asset_partition_range_end": chunk[-1],
+                },
+            )
         )
+    if len(chunks) > 1:
+        requests.insert(0, _market_run(market, market_key or f"market-{uuid4().hex[:12]}"))
+    return requests
+
+
+def _market_run(selection: Iterable[str], run_key: str) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=run_key,
+        asset_selection=[dg.AssetKey(name) for name in (*selection, "champion")],
+        tags=_OF_MARKET,
+    )
 
 
 @dg.schedule(
     job=refresh_tickers,
-    description="Forecasts every ticker after the close of the exchange.",
+    description="Scores forecasts and has every ticker forecast after the close of the exchange.",
     cron_schedule="30 18 * * 1-5",
     execution_timezone=EXCHANGE_TIME,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly_forecast(
-    context: dg.ScheduleEvaluationContext,
-    database: dg.ResourceParam[Database],
-    settings: dg.ResourceParam[Settings],
-) -> list[dg.RunRequest] | dg.SkipReason:
-    """Forecasts every ticker after the close of the exchange, whatever was missed by day."""
-    return _all_tickers(context, database, settings, train=False)
+    context: dg.ScheduleEvaluationContext, database: dg.ResourceParam[Database]
+) -> dg.RunRequest | dg.SkipReason:
+    """Scores forecasts, and has the sensor forecast every ticker, whatever failed by day."""
+    day = context.scheduled_execution_time.date()
+    if not database.mark_forecasts_due(f"nightly forecast of {day}"):
+        return dg.SkipReason("No prices yet: drop a CSV")
+    return _market_run(["interval_widths", "forecast_scores"], f"nightly-{day}")
 
 
 @dg.schedule(
     job=refresh_tickers,
-    description="Trains every ticker anew, and forecasts with the new models.",
+    description="Trains the pooled models anew; every ticker is trained after them.",
     cron_schedule="0 6 * * 6",
     execution_timezone=EXCHANGE_TIME,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def weekly_training(
-    context: dg.ScheduleEvaluationContext,
-    database: dg.ResourceParam[Database],
-    settings: dg.ResourceParam[Settings],
-) -> list[dg.RunRequest] | dg.SkipReason:
-    """Trains every ticker anew on Saturday, and forecasts with the new models."""
-    return _all_tickers(context, database, settings, train=True)
-
-
-def _all_tickers(
-    context: dg.ScheduleEvaluationContext, database: Database, settings: Settings, *, train: bool
-) -> list[dg.RunRequest] | dg.SkipReason:
-    states = database.ticker_states()
-    if not states:
+    context: dg.ScheduleEvaluationContext, database: dg.ResourceParam[Database]
+) -> dg.RunRequest | dg.SkipReason:
+    """Trains the pooled models, which note that every ticker is due: the sensor follows."""
+    if not database.ticker_states():
         return dg.SkipReason("No prices yet: drop a CSV")
-    chunks = ranges(
-        context.instance.get_dynamic_partitions(str(TICKERS.name)),
-        {state.ticker for state in states},
-        most=settings.max_tickers_per_run,
-    )
-    return list(run_requests(chunks, states, train=train))
+    day = context.scheduled_execution_time.date()
+    return _market_run(["interval_widths", "market_model", "forecast_scores"], f"weekly-{day}")
 
 
 JOBS = [ingest_drop, refresh_tickers]
@@ -224,8 +284,17 @@ SCHEDULES = [nightly_forecast, weekly_training]
 _OVERDUE_AFTER = {
     "validated_prices": timedelta(days=4),  # a long weekend
     "forecasts": timedelta(days=4),
+    "forecast_scores": timedelta(days=4),
+    "interval_widths": timedelta(days=4),
     "ticker_models": timedelta(days=9),
+    "market_model": timedelta(days=9),
 }
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 def with_freshness(spec: dg.AssetSpec) -> dg.AssetSpec:

@@ -15,14 +15,20 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
+from stock_assets.champion import MIN_LIVE_DAYS
+from stock_assets.drift import MAX_DISTANCE, MAX_ERROR_RATIO, NEW_DAYS
 from stock_assets.features import FEATURES, WARM_UP
-from stock_assets.forecasting import MIN_DAYS, H
+from stock_assets.forecasting import MIN_DAYS
+from stock_assets.models import H
 from stock_assets.prices import COLUMNS, KEY, Validation
 from stock_assets.sessions import sessions_between
 
 MAX_REJECTED_SHARE = 0.01
 MAX_JUMP = math.log(1.6)  # a two-for-one split that is not adjusted for is log(2)
 MAX_SESSIONS_BEHIND = 5
+MAX_BACKTEST_RATIO = 1.05  # of one ticker; the champion is the best of all of them together
+MAX_LIVE_RATIO = 1.02
+MAX_MISS_80, MAX_MISS_95 = 0.08, 0.04  # more than any quarter of 2016 and 2017 missed by
 _NAMED = 20  # tickers that break a fact are named up to this many
 
 
@@ -141,11 +147,11 @@ def few_rows_are_rejected(validation: Validation) -> Observation:
     return Observation(share, MAX_REJECTED_SHARE)
 
 
-# price_features: the feature tables of a range of tickers, and today
+# price_features: the feature tables of a range of tickers, today, and drift by ticker
 
 
 @_fact("price_features", blocking=True)
-def features_are_finite(features: pd.DataFrame, _today: date) -> Observation:
+def features_are_finite(features: pd.DataFrame, *_: object) -> Observation:
     """After a ticker's first days every feature is a finite number."""
     known = features[_day_of_history(features) >= WARM_UP]
     bad = ~np.isfinite(known[[*FEATURES, "volatility"]].to_numpy(np.float64)).all(axis=1)
@@ -153,7 +159,7 @@ def features_are_finite(features: pd.DataFrame, _today: date) -> Observation:
 
 
 @_fact("price_features", blocking=True)
-def features_are_causal_in_shape(features: pd.DataFrame, _today: date) -> Observation:
+def features_are_causal_in_shape(features: pd.DataFrame, *_: object) -> Observation:
     """Days ascend, and the first days, which lack the lags, have no features."""
     early = _day_of_history(features) < WARM_UP
     filled = early & features[list(FEATURES)].notna().any(axis=1)
@@ -162,7 +168,7 @@ def features_are_causal_in_shape(features: pd.DataFrame, _today: date) -> Observ
 
 
 @_fact("price_features", blocking=False)
-def closes_do_not_jump(features: pd.DataFrame, _today: date) -> Observation:
+def closes_do_not_jump(features: pd.DataFrame, *_: object) -> Observation:
     """No close is 1.6 times the one before, or as much below it: splits are adjusted for."""
     jump = np.log(features["close"]).groupby(features["ticker"]).diff().abs()
     broken = features.loc[jump > MAX_JUMP, ["ticker", "date"]]
@@ -174,7 +180,7 @@ def closes_do_not_jump(features: pd.DataFrame, _today: date) -> Observation:
 
 
 @_fact("price_features", blocking=False)
-def last_day_is_recent(features: pd.DataFrame, today: date) -> Observation:
+def last_day_is_recent(features: pd.DataFrame, today: date, *_: object) -> Observation:
     """No ticker's last day is more than five trading days ago."""
     last = features.groupby("ticker")["date"].max()
     behind = {day: sessions_between(day.date(), today) for day in last.unique()}
@@ -185,11 +191,31 @@ def last_day_is_recent(features: pd.DataFrame, today: date) -> Observation:
 
 
 @_fact("price_features", blocking=False)
-def history_is_long_enough(features: pd.DataFrame, _today: date) -> Observation:
+def history_is_long_enough(features: pd.DataFrame, *_: object) -> Observation:
     """Every ticker has the days that training needs."""
     days = features["ticker"].value_counts()
     short = sorted(days[days < MIN_DAYS].index)
     return Observation(len(short), broken_by=tuple(short))
+
+
+@_fact("price_features", blocking=False)
+def features_are_as_trained(
+    _features: pd.DataFrame, _today: date, drift: dict[str, float]
+) -> Observation:
+    """The newest days are like those that the models learned from; else these are trained anew."""
+    drifted = tuple(ticker for ticker, distance in drift.items() if distance > MAX_DISTANCE)
+    return Observation(max(drift.values(), default=0.0), MAX_DISTANCE, drifted)
+
+
+# interval_widths: one row per day and horizon
+
+
+@_fact("interval_widths", blocking=True)
+def widths_are_ordered(widths: pd.DataFrame) -> Observation:
+    """0 < width_80 <= width_95, and both finite."""
+    told = widths[["width_80", "width_95"]].to_numpy(np.float64)
+    ordered = (told[:, 0] > 0) & (told[:, 0] <= told[:, 1]) & np.isfinite(told).all(axis=1)
+    return Observation(int((~ordered).sum()))
 
 
 # ticker_models: backtest error against naive of each ticker's champion
@@ -197,9 +223,9 @@ def history_is_long_enough(features: pd.DataFrame, _today: date) -> Observation:
 
 @_fact("ticker_models", blocking=False)
 def champion_is_not_worse_than_naive(mae_ratios: dict[str, float]) -> Observation:
-    """No champion's backtest error is above that of the naive forecast."""
-    worse = tuple(ticker for ticker, ratio in mae_ratios.items() if ratio > 1)
-    return Observation(max(mae_ratios.values(), default=1.0), 1.0, worse)
+    """No champion's backtest error is more than 1.05 of the naive forecast's."""
+    worse = tuple(ticker for ticker, ratio in mae_ratios.items() if ratio > MAX_BACKTEST_RATIO)
+    return Observation(max(mae_ratios.values(), default=1.0), MAX_BACKTEST_RATIO, worse)
 
 
 # forecasts: the forecasts of a range of tickers, and the tickers asked for
@@ -220,6 +246,44 @@ def every_ticker_is_forecast(forecasts: pd.DataFrame, asked: Iterable[str]) -> O
     complete = champion.groupby("ticker")["h"].agg(lambda h: sorted(h) == list(range(1, H + 1)))
     lacking = tuple(ticker for ticker in asked if not complete.get(ticker, default=False))
     return Observation(len(lacking), broken_by=lacking)
+
+
+# forecast_scores: how each model did in production of late, and errors by ticker against backtests
+
+
+@_fact("forecast_scores", blocking=False)
+def forecasts_keep_up_with_naive(live: pd.DataFrame, _errors: pd.DataFrame) -> Observation:
+    """The error of the forecasts that people were shown is at most 1.02 of naive's."""
+    return Observation(_of_champion(live, "mae_ratio", 1.0), MAX_LIVE_RATIO)
+
+
+@_fact("forecast_scores", blocking=False)
+def intervals_hold_80(live: pd.DataFrame, _errors: pd.DataFrame) -> Observation:
+    """Of the closes, 80 % lie inside the 80 % intervals, give or take 8 points."""
+    return Observation(round(abs(_of_champion(live, "coverage_80", 0.80) - 0.80), 9), MAX_MISS_80)
+
+
+@_fact("forecast_scores", blocking=False)
+def intervals_hold_95(live: pd.DataFrame, _errors: pd.DataFrame) -> Observation:
+    """Of the closes, 95 % lie inside the 95 % intervals, give or take 4 points."""
+    return Observation(round(abs(_of_champion(live, "coverage_95", 0.95) - 0.95), 9), MAX_MISS_95)
+
+
+@_fact("forecast_scores", blocking=False)
+def errors_are_as_trained(_live: pd.DataFrame, errors: pd.DataFrame) -> Observation:
+    """No ticker's newest errors are far above its backtest's; else it is trained anew."""
+    known = errors[errors["days"] >= NEW_DAYS]
+    far = known[known["ratio"] > MAX_ERROR_RATIO]
+    return Observation(
+        float(known["ratio"].max()) if len(known) else 0.0, MAX_ERROR_RATIO, tuple(far["ticker"])
+    )
+
+
+def _of_champion(live: pd.DataFrame, name: str, unknown: float) -> float:
+    """A figure of the forecasts that were shown; what is promised until enough days are scored."""
+    known = (live["days"] >= MIN_LIVE_DAYS) & live[name].notna()
+    shown = live[(live.index == "champion") & known]
+    return float(shown[name].iloc[0]) if len(shown) else unknown
 
 
 def _rows_of(frame: pd.DataFrame, bad: "pd.Series[bool] | np.ndarray[Any, Any]") -> Observation:
