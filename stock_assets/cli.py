@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +52,7 @@ def demo() -> None:
     _print_ingested(ingested)
     installation.refresh(installation.stale_tickers())
     out.print(_forecasts_table(installation.database.champion_forecasts(SECTORS)))
-    out.print(_backtests_table(installation.database.current_models(SECTORS)))
+    out.print(_leaderboard_table(installation.database.leaderboard()))
     command = _short(Path(sys.argv[0]))
     out.print(
         "The naive forecast is the last close. A model that beats it beyond noise is the champion."
@@ -140,6 +141,70 @@ def predict(
         out.print(_path_table(path))
 
 
+@app.command()
+def backtest(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, help="CSVs or folders of them; the database if none is named."),
+    ] = None,
+    *,
+    days: Annotated[
+        int | None, typer.Option(min=80, help="Days of history that each forecast may use; all.")
+    ] = None,
+    first: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day to forecast.")
+    ] = None,
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day to forecast.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("backtest"),
+) -> None:
+    """Measure what forecasts are worth: replay the past, as if the platform had run every day.
+
+    It trains every fifth trading day on what was known by then, forecasts every day, and compares
+    with what came. A report with pictures and CSVs is written to the folder.
+    """
+    from stock_assets import backtest as past  # noqa: PLC0415  scikit-learn takes seconds to load
+    from stock_assets.report import write_report  # noqa: PLC0415
+
+    found = Installation(out).backtest(
+        sources or [], days, first and first.date(), last and last.date()
+    )
+    summary = past.summary(found)
+    shown = summary[summary["h"].isin((1, 5, 10))]
+    out.print(_errors_table(shown), _intervals_table(shown))
+    files = write_report(found, folder, f"Backtest, {_title(found.origins)}")
+    out.print("Written: " + ", ".join(_short(file) for file in files), soft_wrap=True)
+
+
+@app.command()
+def champion(
+    model: Annotated[
+        str | None, typer.Argument(help="Pin this model; nothing to see who it is.")
+    ] = None,
+    *,
+    release: Annotated[
+        bool, typer.Option("--release", help="Let the rule choose again after a pin.")
+    ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Pin the champion before this one.")
+    ] = False,
+) -> None:
+    """Show which model's forecasts people see, and why; pin one, release it or go back."""
+    installation = Installation(out)
+    if model:
+        installation.pin_champion(model)
+    elif rollback:
+        installation.roll_back_champion()
+    elif release:
+        installation.release_champion()
+    now = installation.database.champion()
+    pinned = ", pinned" if now.pinned else ""
+    out.print(f"{now.model}{pinned}: {now.reason}", markup=False, highlight=False, soft_wrap=True)
+    out.print(_leaderboard_table(installation.database.leaderboard()))
+    out.print(_champions_table(installation.database.champions()))
+
+
 def _table(title: str, columns: Sequence[str], *, left: Collection[str] = ()) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for name in columns:
@@ -189,15 +254,85 @@ def _forecasts_table(paths: pd.DataFrame) -> Table:
     return table
 
 
-def _backtests_table(models: pd.DataFrame) -> Table:
-    ratios = models.pivot_table(index="ticker", columns="model", values="mae_ratio")
+def _errors_table(summary: pd.DataFrame) -> Table:
     table = _table(
-        "Mean absolute backtest error / naive",
-        ["ticker", *ratios.columns],
-        left=("ticker",),
+        "Errors",
+        ("model", "h", "days", "MAE/naive", "RMSE", "MASE", "DM", "p", "better"),
+        left=("model",),
     )
-    for ticker, row in ratios.iterrows():
-        table.add_row(str(ticker), *map(_ratio, row))
+    for row in _rows(summary):
+        table.add_row(
+            row.model,
+            f"{row.h}",
+            f"{row.origins}",
+            f"{row.mae_ratio:.4f}",
+            f"{row.rmse:.4f}",
+            f"{row.mase:.3f}",
+            f"{row.dm:.2f}",
+            f"{row.p_value:.2f}",
+            f"{row.tickers_better:.0%}",
+        )
+    table.caption = (
+        "h: days ahead. days: forecast from. DM, p: Diebold-Mariano test against naive, the "
+        "tickers of a day taken together. better: share of tickers with less error than naive."
+    )
+    return table
+
+
+def _intervals_table(summary: pd.DataFrame) -> Table:
+    table = _table(
+        "Intervals",
+        ("model", "h", "in 80 %", "width", "Winkler", "in 95 %", "width", "Winkler"),
+        left=("model",),
+    )
+    for row in _rows(summary):
+        table.add_row(
+            row.model,
+            f"{row.h}",
+            f"{row.coverage_80:.1%}",
+            f"{row.width_80:.1%}",
+            f"{row.winkler_80:.3f}",
+            f"{row.coverage_95:.1%}",
+            f"{row.width_95:.1%}",
+            f"{row.winkler_95:.3f}",
+        )
+    table.caption = (
+        "width: mean, of the close. Winkler: interval score / that of Gaussian intervals of "
+        "EWMA(0.97) volatility."
+    )
+    return table
+
+
+def _rows(table: pd.DataFrame) -> Iterable[Any]:
+    return table.itertuples()
+
+
+def _title(origins: pd.DataFrame) -> str:
+    days = origins["as_of"]
+    return f"{days.min():%Y-%m-%d} to {days.max():%Y-%m-%d}, {origins['ticker'].nunique()} tickers"
+
+
+def _leaderboard_table(leaderboard: pd.DataFrame) -> Table:
+    table = _table(
+        "Backtests of all tickers", ("model", "tickers", "MAE / naive", "in 80 %", "in 95 %")
+    )
+    for row in _rows(leaderboard):
+        table.add_row(
+            row.model,
+            f"{row.tickers}",
+            f"{row.mae_ratio:.4f}",
+            f"{row.coverage_80:.1%}",
+            f"{row.coverage_95:.1%}",
+        )
+    return table
+
+
+def _champions_table(champions: pd.DataFrame) -> Table:
+    table = _table("Champions, the newest first", ("since", "model", "reason"), left=("reason",))
+    for row in _rows(champions):
+        pinned = "pinned: " if row.pinned else ""
+        table.add_row(f"{row.created_at:%Y-%m-%d %H:%M}", row.model, escape(pinned + row.reason))
+    table.columns[-1].no_wrap = False
     return table
 
 

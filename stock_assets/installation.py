@@ -6,10 +6,12 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import (
@@ -21,9 +23,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from stock_assets.database import Database, Drop
+from stock_assets.database import Champion, Database, Drop
 from stock_assets.drops import register
 from stock_assets.errors import (
+    DropError,
     ForecastNotFoundError,
     RunFailedError,
     SetupError,
@@ -33,6 +36,7 @@ from stock_assets.settings import current_settings
 from stock_assets.storage import Store
 
 if TYPE_CHECKING:
+    from stock_assets.backtest import Forecasts
     from stock_assets.local_runs import LocalRuns
 
 
@@ -108,15 +112,15 @@ class Installation:
         failures = []
         with self._progress() as progress:
             task = progress.add_task("Starting Dagster", total=None)
-            chunks = self._runs.plan(tickers)
-            total = sum(map(len, chunks))
+            runs = self._runs.plan(tickers, train=train)
+            total = sum(size for _, size in runs)
             progress.update(task, description="Forecasting tickers", total=total)
-            for chunk in chunks:
+            for request, size in runs:
                 try:
-                    self._runs.refresh(chunk, train=train)
+                    self._runs.refresh(request)
                 except RunFailedError as error:
                     failures.append(str(error))
-                progress.advance(task, len(chunk))
+                progress.advance(task, size)
         if failures:
             raise RunFailedError("\n".join(failures))
 
@@ -155,7 +159,91 @@ class Installation:
             raise ForecastNotFoundError(
                 f"{ticker} has prices but no forecast yet: stock-assets forecast {ticker}"
             )
-        return path
+        champion = self.database.champion()
+        few_days = f"{path['days'].iloc[0]} days of history are too few to train on"
+        return path.assign(reason=np.where(path["origins"] == 0, few_days, champion.reason))
+
+    def backtest(
+        self, sources: Sequence[Path], days: int | None, first: date | None, last: date | None
+    ) -> "Forecasts":
+        """Replay the past on prices of files and folders, or of the database.
+
+        Raises:
+            DropError: A file is no CSV of prices.
+            BacktestError: There are too few days.
+            SetupError: There are no prices at all.
+        """
+        from stock_assets import backtest  # noqa: PLC0415  scikit-learn takes seconds to load
+        from stock_assets.models import candidates  # noqa: PLC0415
+
+        models = candidates(self.settings.models)
+        with self._progress() as progress:
+            task = progress.add_task("Reading prices", total=None)
+            prices = self._prices_of(sources) if sources else self.database.read_prices()
+            if prices.empty:
+                raise SetupError("No prices to test on: name a CSV, or ingest one first")
+            total = len(backtest.training_days(prices, history=days, first=first, last=last))
+            progress.update(task, description="Replaying weeks", total=total)
+            weeks = backtest.walk(prices, models, history=days, first=first, last=last)
+            return backtest.join(list(progress.track(weeks, task_id=task)))
+
+    def pin_champion(self, model: str) -> None:
+        """Show the forecasts of this model from now on, until it is released.
+
+        Raises:
+            SetupError: No ticker has such a model.
+        """
+        known = list(self.database.leaderboard()["model"])
+        if model not in known:
+            raise SetupError(
+                f"No ticker has a backtested model {model!r}. "
+                f"Expected one of: {', '.join(known) or 'none yet, ingest prices first'}"
+            )
+        self.database.crown(Champion(model, "chosen by hand", pinned=True))
+
+    def roll_back_champion(self) -> None:
+        """Pin the champion that was there before the present one.
+
+        Raises:
+            SetupError: There was none.
+        """
+        history = self.database.champions()
+        now = self.database.champion().model
+        before = [model for model in history["model"] if model != now]
+        if not before:
+            raise SetupError(f"No champion before {now} to go back to")
+        self.database.crown(Champion(before[0], f"rolled back from {now} by hand", pinned=True))
+
+    def release_champion(self) -> None:
+        """Let the rule choose the champion again, now and from now on."""
+        from stock_assets.promotion import decide_champion  # noqa: PLC0415
+
+        decide_champion(self.database, release=True)
+
+    def _prices_of(self, sources: Sequence[Path]) -> pd.DataFrame:
+        """The sound rows of CSVs; of a day told twice the later file is believed."""
+        from stock_assets.prices import validate_csv  # noqa: PLC0415
+
+        files = [
+            file
+            for source in sources
+            for file in (sorted(source.glob("*.csv*")) if source.is_dir() else [source])
+        ]
+        most = self.settings.max_drop_bytes
+        today = datetime.now(UTC).date()
+        accepted = []
+        for file in files:
+            with file.open("rb") as opened:
+                read = opened.read(most + 1)
+            try:
+                accepted.append(validate_csv(read, today=today, max_bytes=most).accepted)
+            except DropError as error:
+                raise DropError(f"{file.name}: {error}") from error
+        if not accepted:
+            return pd.DataFrame()
+        prices = pd.concat(accepted, ignore_index=True)
+        prices = prices.drop_duplicates(["ticker", "date"], keep="last")
+        return prices.sort_values(["ticker", "date"], ignore_index=True)
 
     @cached_property
     def _runs(self) -> "LocalRuns":

@@ -219,7 +219,9 @@ def test_predict_gives_the_stored_forecast_as_json(at_home: Database, ticker: st
         "last_close": first["last_close"],
         "model": first["model"],
         "model_version": first["model_version"],
-        "reason": first["reason"],
+        "reason": "29 days of history are too few to train on"
+        if ticker == "AAPL"
+        else at_home.champion().reason,
         "mae_ratio": None if ticker == "AAPL" else first["mae_ratio"],
     }
 
@@ -251,6 +253,93 @@ def test_ticker_without_a_forecast_is_told_what_to_type(at_home: Database) -> No
     assert sentence == "NEW has prices but no forecast yet"
     assert stock_assets(*command.split()[1:]).code == 0
     assert stock_assets("predict", "NEW").code == 0
+
+
+# backtest
+
+
+def test_backtest_of_a_file_prints_tables_and_writes_a_report(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "drops"
+    folder.mkdir()
+    prices = pd.concat([make_prices("AAPL", 112), make_prices("MSFT", 112, seed=1)])
+    (folder / "old.csv").write_bytes(as_csv(prices.assign(volume=1)))
+    (folder / "young.csv.gz").write_bytes(gzip.compress(as_csv(prices)))
+    report = tmp_path / "report"
+    done = stock_assets("backtest", folder, "--days", 90, "--out", report)
+    assert done.code == 0
+    table = pd.read_csv(report / "backtest.csv")
+    assert set(table["origins"][table["model"] == "naive"]) == {112 - 90 + 1 - 10}
+    naive = table.query("model == 'naive' and h == 10").iloc[0]
+    line = f"naive 10 13 1.0000 {naive['rmse']:.4f} {naive['mase']:.3f} 0.00 1.00 0%"
+    assert line in done.out
+    assert f"naive 10 {naive['coverage_80']:.1%} {naive['width_80']:.1%}" in done.out
+    assert "linear_regression_on_prices" in done.out
+    assert (report / "backtest.html").stat().st_size > 10_000
+    assert not (home / "predictions.db").exists()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_backtest_of_the_database_needs_days(tmp_path: Path) -> None:
+    done = stock_assets("backtest", "--days", 85, "--out", tmp_path / "report")
+    assert done.code == 3
+    told = "error: No day to forecast from: found 90 trading days. Expected at least 85 before"
+    assert done.err.startswith(told)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.usefixtures("home")
+def test_backtest_without_prices_says_what_to_do() -> None:
+    done = stock_assets("backtest")
+    assert done.code == 3
+    assert done.err == "error: No prices to test on: name a CSV, or ingest one first"
+
+
+@pytest.mark.usefixtures("home")
+def test_backtest_names_the_file_that_is_no_csv_of_prices(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_bytes(b"hello")
+    done = stock_assets("backtest", tmp_path)
+    assert done.code == 3
+    assert done.err.startswith("error: bad.csv: The file has no header")
+
+
+# champion
+
+
+def shown(database: Database) -> set[str]:
+    """The models of the forecasts that people see."""
+    return set(database.champion_forecasts(["AAPL", "MSFT"])["model"])
+
+
+def test_champion_is_pinned_rolled_back_and_released(at_home: Database) -> None:
+    assert stock_assets("champion").out.startswith("naive: no model beats it beyond noise")
+    pinned = stock_assets("champion", "ridge")
+    assert pinned.code == 0
+    assert pinned.out.startswith("ridge, pinned: chosen by hand")
+    assert shown(at_home) == {"naive", "ridge"}  # AAPL has too short a history for another
+    back = stock_assets("champion", "--rollback")
+    assert back.out.startswith("naive, pinned: rolled back from ridge by hand")
+    assert shown(at_home) == {"naive"}
+    stock_assets("champion", "ridge")
+    assert stock_assets("train", "MSFT").code == 0
+    assert at_home.champion().model == "ridge"
+    assert shown(at_home) == {"naive", "ridge"}
+    released = stock_assets("champion", "--release")
+    assert released.out.startswith("naive: no model beats it beyond noise")
+    assert shown(at_home) == {"naive"}
+    assert at_home.champions()["model"].tolist() == ["naive", "ridge", "naive", "ridge", "naive"]
+
+
+@pytest.mark.usefixtures("at_home")
+def test_unknown_champion_is_told_with_the_known_ones() -> None:
+    done = stock_assets("champion", "oracle")
+    assert done.code == 3
+    assert done.err.startswith("error: No ticker has a backtested model 'oracle'. Expected one of:")
+
+
+@pytest.mark.usefixtures("at_home")
+def test_first_champion_cannot_be_rolled_back() -> None:
+    done = stock_assets("champion", "--rollback")
+    assert (done.code, done.err) == (3, "error: No champion before naive to go back to")
 
 
 # The home
