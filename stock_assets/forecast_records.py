@@ -391,7 +391,7 @@ class ForecastRecords(Connection):
     def live_errors(self, days: int) -> pd.DataFrame:
         """Errors of what people were shown against the backtest: ticker, days, ratio of the two.
 
-        Only forecasts since a ticker's last training count.
+        Tickers of which no forecast since their last training is scored are left out.
         """
         mean = sa.func.avg(sa.func.abs(forecast_scores.c.error))
         backtest = model_versions.c.mae
@@ -404,14 +404,16 @@ class ForecastRecords(Connection):
                     forecasts.c.is_champion,
                     model_versions.c.is_champion,
                     backtest > 0,
-                    forecast_scores.c.as_of >= model_versions.c.trained_to,
                 )
             )
             query = shown.with_only_columns(
                 forecast_scores.c.ticker,
                 sa.func.count(forecast_scores.c.as_of.distinct()).label("days"),
                 (mean / backtest).label("ratio"),
-            ).group_by(forecast_scores.c.ticker, backtest)
+            ).group_by(forecast_scores.c.ticker, backtest, model_versions.c.trained_to)
+            query = query.having(
+                sa.func.max(forecast_scores.c.as_of) >= model_versions.c.trained_to
+            )
             return frame(connection.execute(query.order_by(forecast_scores.c.ticker)))
 
 

@@ -179,9 +179,7 @@ def _page(
 
 
 def _headline(row: pd.Series) -> str:
-    tiles = [
-        ("MAE / naive", _number(row["mae_ratio"], 4), f"DM {row['dm']:.2f}, p {_p_value(row)}")
-    ]
+    tiles = [("MAE / naive", _ratio(row), f"DM {row['dm']:.2f}, p {_p_value(row)}")]
     for level in LEVELS:
         width, score = _percent(row[f"width_{level}"]), _number(row[f"winkler_{level}"])
         more = f"width {width} % of the close, score {score} of Gaussian"
@@ -212,7 +210,7 @@ def _model(row: pd.Series) -> list[str]:
     return [
         row["model"],
         f"{row['forecasts']:,}",
-        _number(row["mae_ratio"], 4),
+        _ratio(row),
         _number(row["mase"]),
         _percent(row["rmse"], 2),
         _number(row["dm"], 2),
@@ -238,7 +236,7 @@ def _sectors(rows: pd.DataFrame) -> str:
                 [
                     str(row["sector"]),
                     f"{row['forecasts']:,}",
-                    _number(row["mae_ratio"], 4),
+                    _ratio(row),
                     *(_percent(row[f"coverage_{level}"]) for level in LEVELS),
                 ]
                 for _, row in rows.iterrows()
@@ -280,6 +278,10 @@ def _count(n: int, noun: str) -> str:
 
 def _number(value: float, digits: int = 3) -> str:
     return "-" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _ratio(row: pd.Series) -> str:
+    return _number(row["mae_ratio"], 4)  # models differ from naive in the fourth digit
 
 
 def _percent(share: float, digits: int = 1) -> str:
@@ -359,7 +361,9 @@ def _errors(summary: pd.DataFrame) -> str:
     return _image(
         figure,
         "MAE / naive, 1 to 10 days ahead. "
-        + ". ".join(f"{name}: {', '.join(map(_number, ratios[name]))}" for name in ratios),
+        + ". ".join(
+            f"{name}: {', '.join(f'{ratio:.4f}' for ratio in ratios[name])}" for name in ratios
+        ),
     )
 
 
@@ -383,7 +387,7 @@ def _quarters(rows: pd.DataFrame) -> str:
         figure,
         "The champion by quarter: MAE / naive, closes inside 80 % and 95 % intervals. "
         + ". ".join(
-            f"{quarter}: {_number(row['mae_ratio'])}, "
+            f"{quarter}: {_ratio(row)}, "
             + ", ".join(f"{_percent(row[f'coverage_{level}'])} %" for level in LEVELS)
             for quarter, row in rows.iterrows()
         ),

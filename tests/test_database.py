@@ -1021,13 +1021,16 @@ def test_live_errors_are_held_against_the_backtest_of_the_champion(lived: Databa
     assert lived.live_errors(60).empty  # there is no backtest yet
     lived.save_training(with_figures(training(version="old"), 9.0, 9.0, 40), {"AAPL": 1})
     shown = live_by_hand(lived, 3).query("model == 'champion' and ticker == 'AAPL'")
-    trained_to = sorted(set(shown["as_of"]))[1]  # what was told before counts no more
+    newest = max(shown["as_of"])
     rows = with_figures(training(), 0.03, 0.02, 40)
-    lived.save_training([row | {"trained_to": trained_to} for row in rows], {"AAPL": 1})
+    later = [row | {"trained_to": newest + timedelta(days=1)} for row in rows]
+    lived.save_training(later, {"AAPL": 1})
+    assert lived.live_errors(3).empty  # nothing that the training did not know
+    lived.save_training([row | {"trained_to": newest} for row in rows], {"AAPL": 1})
     none = [row | {"mae": None} for row in training("IBM")]
     lived.save_training(none, {"IBM": 1})
-    error = np.abs(shown["error"][shown["as_of"] >= trained_to]).mean()
-    expected = pd.DataFrame({"ticker": ["AAPL"], "days": [2], "ratio": [error / 0.02]})
+    error = np.abs(shown["error"]).mean()
+    expected = pd.DataFrame({"ticker": ["AAPL"], "days": [3], "ratio": [error / 0.02]})
     pd.testing.assert_frame_equal(lived.live_errors(3), expected, rtol=1e-12, check_dtype=False)
 
 

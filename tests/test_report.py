@@ -176,11 +176,11 @@ def test_pictures_are_told_in_words_with_their_numbers(page: _Page) -> None:
     held = 100 * (error <= FOUND.half_widths[CHAMPION][:, 0]).mean(axis=0)
     assert f"80 %: {', '.join(f'{share:.1f}' for share in held)} %" in reliability
     ratios = error.mean(axis=0) / np.abs(FOUND.actual).mean(axis=0)
-    assert f"{CHAMPION}: {', '.join(f'{ratio:.3f}' for ratio in ratios)}" in errors
+    assert f"{CHAMPION}: {', '.join(f'{ratio:.4f}' for ratio in ratios)}" in errors
     first = (FOUND.origins["as_of"] < "2018-04-01").to_numpy()
     ratio = error[first, -1].mean() / np.abs(FOUND.actual[first, -1]).mean()
     held = 100 * (error <= FOUND.half_widths[CHAMPION][:, 0])[first].mean(axis=0)
-    assert f"2018Q1: {ratio:.3f}, {held[-1]:.1f} %" in quarters
+    assert f"2018Q1: {ratio:.4f}, {held[-1]:.1f} %" in quarters
 
 
 def test_pictures_are_pictures(page: _Page) -> None:
@@ -264,4 +264,4 @@ def test_a_walk_in_which_naive_was_always_champion(tmp_path: Path) -> None:
     write_report(found, tmp_path, "Naive")
     page = _Page(tmp_path / "backtest.html")
     assert page.rows[-1] == ["2018-03-01", "1", NAIVE]
-    assert f"{CHAMPION}: {', '.join(['1.000'] * H)}" in page.values("img", "alt")[1]
+    assert f"{CHAMPION}: {', '.join(['1.0000'] * H)}" in page.values("img", "alt")[1]
