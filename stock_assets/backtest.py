@@ -294,7 +294,7 @@ def _ticker_week(
                 "sector": last["sector"].to_numpy(),
                 "as_of": last["date"].to_numpy(),
                 "last_close": last["close"].to_numpy(),
-                "mase_scale": returns.mean(),
+                "mase_scale": returns.mean() or np.nan,  # of a price that never moved there is none
             }
         ),
         actual=targets(close)[rows],
@@ -380,6 +380,6 @@ def _days_between(as_of: "pd.Series[pd.Timestamp]") -> int:
 
 
 def _clustered_error(inside: "pd.Series[float]", as_of: "pd.Series[pd.Timestamp]") -> float:
-    """Standard error of a share, by means of fortnights, whose outcomes overlap little."""
-    means = inside.groupby(as_of.to_numpy("datetime64[D]").astype(np.int64) // 14).mean()
+    """Standard error of a share, by means of four weeks, whose outcomes overlap little."""
+    means = inside.groupby(as_of.to_numpy("datetime64[D]").astype(np.int64) // 28).mean()
     return float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")

@@ -92,7 +92,7 @@ Errors are log returns. MAE / naive is the mean absolute error over that of the 
 forecast: below 1 is better. MASE divides by the mean move of a day instead. DM is the statistic of
 Diebold and Mariano against naive, positive if the model is better, and p is two-sided: tickers of
 the same day count as one observation, and days whose outcomes overlap are allowed for. Held is the
-share of closes inside an interval, ± its standard error from means of fortnights. Width is in % of
+share of closes inside an interval, ± its standard error from means of four weeks. Width is in % of
 the last close. Score is Winkler's, the width and a penalty for every close outside, over that of
 Gaussian intervals around the last close: below 1 is better.</p>
 <h2>The champion, $last trading days ahead</h2>

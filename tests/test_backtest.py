@@ -505,11 +505,11 @@ def _assert_tested(found: Forecasts, h: int, overlap: int) -> None:
     assert expected[0] > 3
 
 
-def test_the_error_of_coverage_is_that_of_fortnights() -> None:
+def test_the_error_of_coverage_is_that_of_four_weeks() -> None:
     found = made_up()
     inside = np.abs(found.actual[:, 0]) <= found.half_widths[NAIVE][:, 0, 0]
-    fortnights = found.origins["as_of"].map(lambda when: (when - pd.Timestamp(0)).days // 14)
-    means = [inside[(fortnights == number).to_numpy()].mean() for number in set(fortnights)]
+    months = found.origins["as_of"].map(lambda when: (when - pd.Timestamp(0)).days // 28)
+    means = [inside[(months == number).to_numpy()].mean() for number in set(months)]
     (row,) = summary(found).query("model == @NAIVE and h == 1").to_dict("records")
     assert row["coverage_80_se"] == pytest.approx(stats.sem(means), rel=1e-9)
 

@@ -273,7 +273,7 @@ def test_migration_to_one_champion_keeps_every_row(database_url: str, migrations
     }
     assert after == again | {
         **{name: [] for name in ("market_models", "interval_widths", "champions")},
-        "tickers": [row | {"training_due": None} for row in untrained],
+        "tickers": [row | {"forecast_due": None, "training_due": None} for row in untrained],
         "model_versions": [
             {k: v for k, v in row.items() if k not in {"reason", "widths"}}
             | {"weight": 0.0, "gains": None}
