@@ -139,10 +139,11 @@ def train_pooled(
     days = np.unique(features["date"].to_numpy("datetime64[D]"))
     if not pooled or features["ticker"].value_counts().max() < MIN_DAYS:
         return {}
-    table, y, known_on = _labelled(features, days)
+    table, y, known_on = _labelled(features)
     thin = np.isin(table["date"].to_numpy("datetime64[D]"), days[::-POOLED_EVERY])
     starts = [days[WARM_UP + block[0]] for _, block in walk_forward(len(days) - WARM_UP - H)]
-    first_days = np.array([first for first in starts if (thin & (known_on <= first)).any()])
+    usable = [first for first in starts if (thin & (known_on <= first)).any()]
+    first_days = np.array(usable, dtype="datetime64[D]")
 
     def fitted(model: BaseEstimator, rows: npt.NDArray[np.bool_]) -> BaseEstimator:
         return clone(model).fit(table[rows].reset_index(drop=True), y[rows])
@@ -324,18 +325,16 @@ def load_pooled(artifact: bytes) -> dict[str, PooledModel]:
 
 
 def _labelled(
-    features: pd.DataFrame, days: npt.NDArray[np.datetime64]
+    features: pd.DataFrame,
 ) -> tuple[pd.DataFrame, FloatArray, npt.NDArray[np.datetime64]]:
     """The rows of all tickers that have features and a label, and when the label was known."""
     by_ticker = features.groupby("ticker", sort=False)
-    day_of_history = by_ticker.cumcount()
-    last = by_ticker["close"].shift(-H)
+    close = features["close"].to_numpy(np.float64)
+    ahead = [by_ticker["close"].shift(-int(h)).to_numpy(np.float64) for h in HORIZONS]
+    y = np.log(np.column_stack(ahead) / close[:, None])
     known_on = by_ticker["date"].shift(-H).to_numpy("datetime64[D]")
-    rows = (day_of_history >= WARM_UP).to_numpy() & last.notna().to_numpy()
-    table = features[rows]
-    y = np.zeros((len(table), H))
-    y[:, -1] = np.log(last[rows].to_numpy() / table["close"].to_numpy())
-    return table, y, np.minimum(known_on[rows], days[-1])
+    rows = (by_ticker.cumcount() >= WARM_UP).to_numpy() & ~np.isnat(known_on)
+    return features[rows], y[rows], known_on[rows]
 
 
 def _out_of_sample(
