@@ -130,13 +130,13 @@ def refresh_sensor(
         gap=GAP,
         apart=stale.keys() - due,
     )
-    market, *others = run_requests(
+    first, *others = run_requests(
         chunks, states, train_market=market_is_due(database, states), market_key=cursor["market"]
     )
     if others and not _exists(context.instance, cursor["market"]):
-        wanted, cursor["market"] = [market], market.run_key
+        wanted, cursor["market"] = [first], first.run_key
     else:
-        wanted = others or [market]
+        wanted = others or [first]
         cursor = {"asked": stale, "market": ""}
     context.update_cursor(json.dumps(cursor))
     return dg.SensorResult(
