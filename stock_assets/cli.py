@@ -52,7 +52,7 @@ def demo() -> None:
     _print_ingested(ingested)
     installation.refresh(installation.stale_tickers())
     out.print(_forecasts_table(installation.database.champion_forecasts(SECTORS)))
-    out.print(_leaderboard_table(installation.database.leaderboard()))
+    out.print(_formatted(_OVER_ALL, _LEADERBOARD, installation.database.leaderboard()))
     command = _short(Path(sys.argv[0]))
     out.print(
         "The naive forecast is the last close. A model that beats it beyond noise is the champion."
@@ -172,7 +172,8 @@ def backtest(
     )
     summary = past.summary(found)
     shown = summary[summary["h"].isin((1, 5, 10))]
-    out.print(_errors_table(shown), _intervals_table(shown))
+    out.print(_formatted("Errors", _ERRORS, shown), _formatted("Intervals", _INTERVALS, shown))
+    out.print(_BACKTEST_LEGEND)
     files = write_report(found, folder, f"Backtest, {_title(found.origins)}")
     out.print("Written: " + ", ".join(_short(file) for file in files), soft_wrap=True)
 
@@ -201,7 +202,7 @@ def champion(
     now = installation.database.champion()
     pinned = ", pinned" if now.pinned else ""
     out.print(f"{now.model}{pinned}: {now.reason}", markup=False, highlight=False, soft_wrap=True)
-    out.print(_leaderboard_table(installation.database.leaderboard()))
+    out.print(_formatted(_OVER_ALL, _LEADERBOARD, installation.database.leaderboard()))
     out.print(_champions_table(installation.database.champions()))
 
 
@@ -254,52 +255,47 @@ def _forecasts_table(paths: pd.DataFrame) -> Table:
     return table
 
 
-def _errors_table(summary: pd.DataFrame) -> Table:
-    table = _table(
-        "Errors",
-        ("model", "h", "days", "MAE/naive", "RMSE", "MASE", "DM", "p", "better"),
-        left=("model",),
-    )
-    for row in _rows(summary):
-        table.add_row(
-            row.model,
-            f"{row.h}",
-            f"{row.origins}",
-            f"{row.mae_ratio:.4f}",
-            f"{row.rmse:.4f}",
-            f"{row.mase:.3f}",
-            f"{row.dm:.2f}",
-            f"{row.p_value:.2f}",
-            f"{row.tickers_better:.0%}",
-        )
-    table.caption = (
-        "h: days ahead. days: forecast from. DM, p: Diebold-Mariano test against naive, the "
-        "tickers of a day taken together. better: share of tickers with less error than naive."
-    )
-    return table
+_ERRORS = [
+    ("model", "{0.model}"),
+    ("h", "{0.h}"),
+    ("days", "{0.origins}"),
+    ("MAE/naive", "{0.mae_ratio:.4f}"),
+    ("RMSE", "{0.rmse:.4f}"),
+    ("MASE", "{0.mase:.3f}"),
+    ("DM", "{0.dm:.2f}"),
+    ("p", "{0.p_value:.2f}"),
+    ("better", "{0.tickers_better:.0%}"),
+]
+_INTERVALS = [
+    ("model", "{0.model}"),
+    ("h", "{0.h}"),
+    ("in 80 %", "{0.coverage_80:.1%}"),
+    ("width", "{0.width_80:.1%}"),
+    ("Winkler", "{0.winkler_80:.3f}"),
+    ("in 95 %", "{0.coverage_95:.1%}"),
+    ("width", "{0.width_95:.1%}"),
+    ("Winkler", "{0.winkler_95:.3f}"),
+]
+_BACKTEST_LEGEND = (
+    "h: days ahead. days: forecast from. DM, p: Diebold-Mariano test against naive, the tickers of "
+    "a day taken together. better: share of tickers with less error than naive. width: mean, of "
+    "the close. Winkler: interval score / that of Gaussian intervals of EWMA(0.97) volatility."
+)
+_OVER_ALL = "Backtests of all tickers"
+_LEADERBOARD = [
+    ("model", "{0.model}"),
+    ("tickers", "{0.tickers}"),
+    ("MAE / naive", "{0.mae_ratio:.4f}"),
+    ("in 80 %", "{0.coverage_80:.1%}"),
+    ("in 95 %", "{0.coverage_95:.1%}"),
+]
 
 
-def _intervals_table(summary: pd.DataFrame) -> Table:
-    table = _table(
-        "Intervals",
-        ("model", "h", "in 80 %", "width", "Winkler", "in 95 %", "width", "Winkler"),
-        left=("model",),
-    )
-    for row in _rows(summary):
-        table.add_row(
-            row.model,
-            f"{row.h}",
-            f"{row.coverage_80:.1%}",
-            f"{row.width_80:.1%}",
-            f"{row.winkler_80:.3f}",
-            f"{row.coverage_95:.1%}",
-            f"{row.width_95:.1%}",
-            f"{row.winkler_95:.3f}",
-        )
-    table.caption = (
-        "width: mean, of the close. Winkler: interval score / that of Gaussian intervals of "
-        "EWMA(0.97) volatility."
-    )
+def _formatted(title: str, columns: Sequence[tuple[str, str]], rows: pd.DataFrame) -> Table:
+    """A table of rows, each column a heading and the format of its cells."""
+    table = _table(title, [heading for heading, _ in columns], left=("model",))
+    for row in _rows(rows):
+        table.add_row(*(cell.format(row) for _, cell in columns))
     return table
 
 
@@ -310,21 +306,6 @@ def _rows(table: pd.DataFrame) -> Iterable[Any]:
 def _title(origins: pd.DataFrame) -> str:
     days = origins["as_of"]
     return f"{days.min():%Y-%m-%d} to {days.max():%Y-%m-%d}, {origins['ticker'].nunique()} tickers"
-
-
-def _leaderboard_table(leaderboard: pd.DataFrame) -> Table:
-    table = _table(
-        "Backtests of all tickers", ("model", "tickers", "MAE / naive", "in 80 %", "in 95 %")
-    )
-    for row in _rows(leaderboard):
-        table.add_row(
-            row.model,
-            f"{row.tickers}",
-            f"{row.mae_ratio:.4f}",
-            f"{row.coverage_80:.1%}",
-            f"{row.coverage_95:.1%}",
-        )
-    return table
 
 
 def _champions_table(champions: pd.DataFrame) -> Table:

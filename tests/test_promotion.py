@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stock_assets import forecast_records, models
 from stock_assets.champion import MIN_LIVE_DAYS
 from stock_assets.database import Champion, Database
 from stock_assets.promotion import decide_champion
@@ -137,3 +138,7 @@ def test_deciding_again_changes_nothing(known: Database) -> None:
     before = contents(known)
     decide_champion(known)
     assert contents(known) == before
+
+
+def test_the_database_and_the_models_mean_the_same_by_naive() -> None:
+    assert forecast_records.NAIVE == models.NAIVE
