@@ -9,28 +9,36 @@ from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator, clone
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.linear_model import LinearRegression
 
 from stock_assets import evaluation
 from stock_assets.champion import choose_champion
 from stock_assets.errors import BacktestError
-from stock_assets.features import FEATURES, WARM_UP, FloatArray, price_features
+from stock_assets.features import (
+    FEATURES,
+    WARM_UP,
+    FloatArray,
+    Rows,
+    price_features,
+    spans_rows,
+    ticker_spans,
+)
 from stock_assets.forecasting import (
     MIN_DAYS,
+    Models,
+    Panel,
     TrainedModel,
     interval_half_widths,
     interval_scale,
-    predicted_paths,
     targets,
+    told_paths,
     train,
     train_pooled,
 )
-from stock_assets.intervals import LEVELS, Widths, interval_widths
-from stock_assets.models import NAIVE, H
+from stock_assets.intervals import LEVELS, interval_widths
+from stock_assets.models import NAIVE, H, LeastSquares, RandomForest, TickerModel
 
 WEEK = 5  # sessions between trainings, as on the schedule
 CHAMPION = "champion"
@@ -40,8 +48,8 @@ _GAUSSIAN = np.array([1.2815515655446004, 1.959963984540054])  # of LEVELS, stan
 # What a first attempt looks like: prices themselves, and intervals from the residuals of the fit.
 # Fitted every fourth week only, as nobody would use them.
 REFERENCES = {
-    "linear_regression_on_prices": LinearRegression(),
-    "random_forest_on_prices": RandomForestRegressor(n_estimators=20, random_state=0),
+    "linear_regression_on_prices": LeastSquares(),
+    "random_forest_on_prices": RandomForest(min_samples_leaf=1, max_features=1, max_samples=1),
 }
 REFERENCES_EVERY = 4
 
@@ -88,7 +96,7 @@ def training_days(
 
 def walk(
     prices: pd.DataFrame,
-    models: Mapping[str, BaseEstimator],
+    models: Models,
     *,
     history: int | None = None,
     first: date | None = None,
@@ -225,38 +233,57 @@ def _known(
 def _week(
     window: pd.DataFrame,
     day: pd.Timestamp,
-    models: Mapping[str, BaseEstimator],
-    references: Mapping[str, BaseEstimator],
+    models: Models,
+    references: Mapping[str, TickerModel],
 ) -> Forecasts:
     """Train on one day, forecast from it and from the days until the next training."""
     usable = window[window["part"] < 2].reset_index(drop=True)  # noqa: PLR2004
-    features = price_features(usable).assign(sector=usable["sector"])
-    widths = interval_widths(features)
-    past = features[features["date"] <= day].reset_index(drop=True)
+    panel = Panel.of(price_features(usable).assign(sector=usable["sector"]))
+    widths = interval_widths(panel.table)
+    past = Panel.of(panel.table[panel.table["date"] <= day].reset_index(drop=True))
     pooled = train_pooled(past, models)
-    trained = {
-        str(ticker): train(table.reset_index(drop=True), models, pooled, widths)
-        for ticker, table in past.groupby("ticker")
-    }
-    champion = choose_champion(_gains(trained)).champion
-    outcomes = dict(tuple(window.groupby("ticker")["close"]))
-    parts = []
-    for name, table in features.groupby("ticker"):
-        ticker = str(name)
-        days = int((table["date"] >= day).sum())
-        told = {
-            model.name: predicted_paths(
-                table, model.estimator or pooled[model.name].final, model.weight, days
-            )
-            for model in trained[ticker]
-        }
-        told[CHAMPION] = told.get(champion, told[NAIVE])
-        told[OWN_CHAMPION] = told[choose_champion(_gains({ticker: trained[ticker]})).champion]
-        close = outcomes[ticker].to_numpy(np.float64)
-        parts.append(_ticker_week(table, close, told, widths, references))
-    joined = join(parts)
-    joined.champions[day.date()] = champion
-    return joined
+    training = train(past, models, pooled, widths)
+    days = panel.lengths - past.lengths + 1
+    rows = spans_rows(panel.last(days))
+    told = told_paths(panel, training.weights(), [training.artifact], pooled, days)
+    champion = choose_champion(_gains(training.trained)).champion
+    own = [choose_champion(_gains({t: m})).champion for t, m in training.trained.items()]
+    told[CHAMPION] = _chosen(told, np.repeat(champion, len(rows)))
+    told[OWN_CHAMPION] = _chosen(told, np.repeat(own, days))
+    half_widths = dict.fromkeys(told, interval_half_widths(panel, rows, widths))
+    for name, model in references.items():
+        told[name], half_widths[name] = _reference(panel, model, days)
+    moves = pd.Series(np.abs(past.x[:, FEATURES.index("log_return")]))
+    mean_move = moves.groupby(past.table["ticker"], sort=False).mean().replace(0, np.nan)
+    last = panel.table.iloc[rows]
+    outcomes = ticker_spans(window["ticker"])
+    known = targets(window["close"].to_numpy(np.float64), outcomes)
+    first = outcomes[:, 0] + past.lengths - 1
+    return Forecasts(
+        origins=pd.DataFrame(
+            {
+                "ticker": last["ticker"].to_numpy(),
+                "sector": last["sector"].to_numpy(),
+                "as_of": last["date"].to_numpy(),
+                "last_close": last["close"].to_numpy(),
+                "mase_scale": np.repeat(mean_move.to_numpy(), days),
+            }
+        ),
+        actual=known[spans_rows(np.column_stack([first, first + days]))],
+        gaussian=_GAUSSIAN[None, :, None] * interval_scale(panel.volatility[rows])[:, None],
+        paths=told,
+        half_widths=half_widths,
+        champions={day.date(): champion},
+    )
+
+
+def _chosen(told: Mapping[str, FloatArray], names: npt.NDArray[np.str_]) -> FloatArray:
+    """The paths of one model in each row, and the naive one where that tells nothing."""
+    paths = told[NAIVE].copy()
+    for name in np.unique(names):
+        rows = (names == name) & np.isfinite(told[name][:, 0])
+        paths[rows] = told[name][rows]
+    return paths
 
 
 def _gains(
@@ -270,55 +297,26 @@ def _gains(
     return gains
 
 
-def _ticker_week(
-    table: pd.DataFrame,
-    close: FloatArray,
-    told: dict[str, FloatArray],
-    widths: Widths,
-    references: Mapping[str, BaseEstimator],
-) -> Forecasts:
-    """What one ticker's models told, with the intervals, the outcome and the references."""
-    days = len(told[NAIVE])
-    last = table.iloc[-days:]
-    rows = slice(len(table) - days, len(table))
-    half_widths = dict.fromkeys(told, interval_half_widths(last, widths))
-    for name, model in references.items():
-        if len(table) >= MIN_DAYS:
-            told[name], half_widths[name] = _reference(table, model, days)
-    returns = table["log_return"].iloc[: len(table) - days + 1].abs()
-    scale = interval_scale(last["volatility"].to_numpy(np.float64))
-    return Forecasts(
-        origins=pd.DataFrame(
-            {
-                "ticker": last["ticker"].to_numpy(),
-                "sector": last["sector"].to_numpy(),
-                "as_of": last["date"].to_numpy(),
-                "last_close": last["close"].to_numpy(),
-                "mase_scale": returns.mean() or np.nan,  # of a price that never moved there is none
-            }
-        ),
-        actual=targets(close)[rows],
-        gaussian=_GAUSSIAN[None, :, None] * scale[:, None],
-        paths=told,
-        half_widths=half_widths,
-        champions={},
-    )
-
-
-def _reference(
-    table: pd.DataFrame, model: BaseEstimator, days: int
-) -> tuple[FloatArray, FloatArray]:
+def _reference(panel: Panel, model: TickerModel, days: Rows) -> tuple[FloatArray, FloatArray]:
     """Paths and half-widths of a model of prices, trained on what was known on the first day."""
-    known = len(table) - days + 1
-    close = table["close"].to_numpy(np.float64)
-    x = np.column_stack([close, table[list(FEATURES)].to_numpy(np.float64)])
-    y = close[:, None] * np.exp(targets(close))
-    fitted_rows = slice(WARM_UP, known - H)
-    fitted = clone(model).fit(x[fitted_rows], y[fitted_rows])
-    paths = np.log(np.maximum(fitted.predict(x[-days:]), 0.01 * close[-days:, None]))
-    residuals = np.abs(fitted.predict(x[fitted_rows]) - y[fitted_rows])
-    widths = np.stack([np.quantile(residuals, level / 100, axis=0) for level in LEVELS])
-    return paths - np.log(close[-days:, None]), widths / close[-days:, None, None]
+    close = panel.close[:, None]
+    x = np.column_stack([close, panel.x])
+    y = close * np.exp(targets(panel.close, panel.spans))
+    long = np.flatnonzero(panel.lengths - days + 1 >= MIN_DAYS)
+    last, offsets = panel.last(days), np.cumsum(days) - days
+    learned = np.column_stack([panel.spans[:, 0] + WARM_UP, last[:, 0] + 1 - H])[long]
+    fitted = model.fit(x, y, learned)
+    paths = np.full((int(days.sum()), H), np.nan)
+    widths = np.full((len(paths), len(LEVELS), H), np.nan)
+    rows = spans_rows(np.column_stack([offsets, offsets + days])[long])
+    paths[rows] = fitted.predict(x, last[long], learned[:, 0])
+    residuals = np.abs(fitted.predict(x, learned, learned[:, 0]) - y[spans_rows(learned)])
+    ends = np.cumsum(learned[:, 1] - learned[:, 0])
+    for number, of_ticker in zip(long, np.split(residuals, ends)[:-1], strict=True):
+        here = slice(offsets[number], offsets[number] + days[number])
+        widths[here] = [np.quantile(of_ticker, level / 100, axis=0) for level in LEVELS]
+    now = close[spans_rows(last)]
+    return np.log(np.maximum(paths, 0.01 * now) / now), widths / now[:, None]
 
 
 def _cells(found: Forecasts, model: str, h: int) -> pd.DataFrame:

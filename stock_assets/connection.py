@@ -54,7 +54,9 @@ class Connection:
             sa.event.listen(engine, "connect", _set_up_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
         else:
-            engine = sa.create_engine(self.url, pool_pre_ping=True)
+            engine = sa.create_engine(
+                self.url, pool_pre_ping=True, executemany_mode="values_plus_batch"
+            )
         try:
             _migrate(engine)
         except sa.exc.OperationalError as error:

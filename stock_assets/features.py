@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 LAGS = 5
 FEATURES = (
@@ -62,6 +63,17 @@ def price_features(prices: pd.DataFrame) -> pd.DataFrame:
         ],
         axis=1,
     )
+
+
+def ticker_spans(ticker: "pd.Series[str]") -> Rows:
+    """(m, 2) first row of each ticker, and the one after its last."""
+    starts = np.flatnonzero(~_same_ticker(ticker))
+    return np.column_stack([starts, np.append(starts[1:], len(ticker))[: len(starts)]])
+
+
+def spans_rows(spans: Rows) -> Rows:
+    """The rows of all spans, one after the other."""
+    return np.concatenate([np.arange(0), *(np.arange(first, end) for first, end in spans)])
 
 
 def _same_ticker(ticker: "pd.Series[str]") -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from stock_assets.connection import Connection, frame, records, same
 from stock_assets.tables import (
     champions,
+    daily_scores,
+    drops,
     forecast_scores,
     forecasts,
     interval_widths,
@@ -22,7 +24,8 @@ from stock_assets.tables import (
 )
 
 NAIVE = "naive"  # the one that every ticker has
-RESCORED = timedelta(days=90)  # before the newest price: how late an outcome may come, or change
+SHOWN = "champion"  # in place of a model: what people were shown
+_DAYS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,23 @@ class ForecastRecords(Connection):
         """
         with self._write() as connection:
             self._upsert(connection, model_versions, rows)
-            for row in {row["ticker"]: row for row in rows}.values():
-                ticker, revision = row["ticker"], revisions[row["ticker"]]
-                connection.execute(
-                    tickers.update()
-                    .where(tickers.c.ticker == ticker)
-                    .where(sa.func.coalesce(tickers.c.model_revision, 0) <= revision)
-                    .values(
-                        model_version=row["version"],
-                        model_revision=revision,
-                        model_days=row["days"],
-                        training_due=None,
-                    )
-                )
+            trained = {row["ticker"]: row for row in rows}
+            connection.execute(
+                tickers.update()
+                .where(tickers.c.ticker == sa.bindparam("of"))
+                .where(sa.func.coalesce(tickers.c.model_revision, 0) <= sa.bindparam("revision"))
+                .values(
+                    model_version=sa.bindparam("version"),
+                    model_revision=sa.bindparam("revision"),
+                    model_days=sa.bindparam("of_days"),
+                    training_due=None,
+                ),
+                [
+                    {"of": ticker, "revision": revisions[ticker]}
+                    | {"version": row["version"], "of_days": row["days"]}
+                    for ticker, row in trained.items()
+                ],
+            )
 
     def current_models(self, wanted: Collection[str]) -> pd.DataFrame:
         """The model_versions rows that forecast for these tickers."""
@@ -234,9 +241,8 @@ class ForecastRecords(Connection):
             connection.execute(
                 forecasts.update()
                 .where(
-                    sa.exists().where(
-                        tickers.c.ticker == forecasts.c.ticker,
-                        tickers.c.last_date <= forecasts.c.as_of,
+                    sa.tuple_(forecasts.c.ticker, forecasts.c.as_of).in_(
+                        sa.select(tickers.c.ticker, tickers.c.last_date)
                     ),
                     forecasts.c.is_champion.is_distinct_from(crowned),
                 )
@@ -277,6 +283,13 @@ class ForecastRecords(Connection):
                 .values(is_champion=False),
                 [dict(zip(("of", "day", "version"), t.values(), strict=True)) for t in trainings],
             )
+            came_first = sa.and_(
+                tickers.c.ticker == forecasts.c.ticker, tickers.c.last_date > forecasts.c.as_of
+            )
+            of_rows = sa.and_(
+                forecasts.c.ticker.in_(in_time), forecasts.c.as_of >= rows["as_of"].min()
+            )
+            self._score(connection, sa.and_(of_rows, sa.exists().where(came_first)))
 
     def champion_forecasts(self, wanted: Collection[str]) -> pd.DataFrame:
         """The newest forecast of each ticker's champion, ascending by ticker and h.
@@ -315,11 +328,22 @@ class ForecastRecords(Connection):
     # What became of them
 
     def score_forecasts(self) -> int:
-        """Compare forecasts with the closes that came; returns how many were scored or changed.
+        """Compare forecasts with the closes of drops that came since; returns how many it scored.
 
         An error is the log of the actual close divided by the one that was told, and the naive
         error the same of what the naive model told on that day.
         """
+        accepted = drops.c.status == "accepted"
+        with self._write() as connection:
+            of_drops = prices.c.drop_id.in_(sa.select(drops.c.id).where(accepted, ~drops.c.scored))
+            span = sa.select(sa.func.min(prices.c.date), sa.func.max(prices.c.date)).where(of_drops)
+            in_span = forecasts.c.target_date.between(*connection.execute(span).one())
+            scored = self._score(connection, of_drops & in_span)
+            connection.execute(drops.update().where(accepted).values(scored=True))
+            return scored
+
+    def _score(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+        """Score some of the pairs of a price and a forecast, and add up their days anew."""
         told, naive, actual = forecasts, forecasts.alias("naive"), prices
         error = sa.func.ln(actual.c.close / told.c.close)
         scores = (
@@ -331,31 +355,28 @@ class ForecastRecords(Connection):
                 actual.c.close.between(told.c.lo_80, told.c.hi_80).label("inside_80"),
                 actual.c.close.between(told.c.lo_95, told.c.hi_95).label("inside_95"),
             )
+            .select_from(actual)
+            .join(told, (actual.c.ticker == told.c.ticker) & (actual.c.date == told.c.target_date))
             .join(naive, same(told, naive.c, "ticker", "as_of", "h") & (naive.c.model == NAIVE))
-            .join(
-                actual, (actual.c.ticker == told.c.ticker) & (actual.c.date == told.c.target_date)
-            )
+            .where(which)
         )
-        with self._write() as connection:
-            newest = connection.scalar(sa.select(sa.func.max(tickers.c.last_date)))
-            if newest is None:
-                return 0
-            scores = scores.where(told.c.target_date >= newest - RESCORED)
-            names = [column.name for column in scores.selected_columns]
-            insert = self._insert(forecast_scores).from_select(names, scores)
-            values = names[4:]
-            return connection.execute(
-                insert.on_conflict_do_update(
-                    index_elements=list(forecast_scores.primary_key),
-                    set_={name: insert.excluded[name] for name in values},
-                    where=sa.or_(
-                        *(
-                            forecast_scores.c[name].is_distinct_from(insert.excluded[name])
-                            for name in values
-                        )
-                    ),
-                )
-            ).rowcount
+        days = connection.execute(scores.with_only_columns(told.c.as_of, told.c.h).distinct()).all()
+        if not days:
+            return 0
+        names = [column.name for column in scores.selected_columns]
+        insert = self._insert(forecast_scores).from_select(names, scores)
+        differs = [
+            forecast_scores.c[name].is_distinct_from(insert.excluded[name]) for name in names[4:]
+        ]
+        scored = connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=list(forecast_scores.primary_key),
+                set_={name: insert.excluded[name] for name in names[4:]},
+                where=sa.or_(*differs),
+            )
+        ).rowcount
+        _add_up(connection, [tuple(day) for day in days])
+        return scored
 
     def live_records(self, days: int) -> pd.DataFrame:
         """How each model did in production on the last days that are scored.
@@ -364,28 +385,31 @@ class ForecastRecords(Connection):
             model, days (how many of them), forecasts, mae_ratio to naive, coverage_80,
             coverage_95; ascending by model. The row `champion` is what people were shown.
         """
-        figures = (
-            sa.func.count(forecast_scores.c.as_of.distinct()).label("days"),
-            sa.func.count().label("forecasts"),
-            *_MEANS,
-        )
-        model = forecast_scores.c.model
-        with self.engine.connect() as connection:
-            told = _scores(connection, days)
-            each = told.with_only_columns(model, *figures).group_by(model)
-            shown = told.with_only_columns(sa.literal("champion").label("model"), *figures).where(
-                forecasts.c.is_champion
+        query = (
+            sa.select(
+                daily_scores.c.model,
+                sa.func.count(daily_scores.c.as_of.distinct()).label("days"),
+                sa.func.sum(daily_scores.c.forecasts).label("forecasts"),
+                *_MEANS,
             )
-            query = sa.union_all(each, shown.having(sa.func.count() > 0)).subquery()
-            records = frame(connection.execute(sa.select(query).order_by(query.c.model)))
-            return records.astype({"mae_ratio": float})  # missing where no price moved
+            .where(daily_scores.c.as_of.in_(_last_days(days)))
+            .group_by(daily_scores.c.model)
+            .order_by(daily_scores.c.model)
+        )
+        with self.engine.connect() as connection:
+            found = frame(connection.execute(query))
+        return found.astype({"mae_ratio": float})  # missing where no price moved
 
     def rolling_scores(self, days: int) -> pd.DataFrame:
         """What people were shown, by day: as_of, h, mae_ratio, coverage_80, coverage_95."""
-        by = (forecast_scores.c.as_of, forecast_scores.c.h)
+        by = (daily_scores.c.as_of, daily_scores.c.h)
+        query = (
+            sa.select(*by, *_MEANS)
+            .where(daily_scores.c.model == SHOWN, daily_scores.c.as_of.in_(_last_days(days)))
+            .group_by(*by)
+            .order_by(*by)
+        )
         with self.engine.connect() as connection:
-            shown = _scores(connection, days).where(forecasts.c.is_champion)
-            query = shown.with_only_columns(*by, *_MEANS).group_by(*by).order_by(*by)
             return frame(connection.execute(query))
 
     def live_errors(self, days: int) -> pd.DataFrame:
@@ -395,51 +419,78 @@ class ForecastRecords(Connection):
         """
         mean = sa.func.avg(sa.func.abs(forecast_scores.c.error))
         backtest = model_versions.c.mae
-        with self.engine.connect() as connection:
-            shown = (
-                _scores(connection, days)
-                .join(tickers, tickers.c.ticker == forecast_scores.c.ticker)
-                .join(model_versions, _current_models())
-                .where(
-                    forecasts.c.is_champion,
-                    model_versions.c.is_champion,
-                    backtest > 0,
-                )
-            )
-            query = shown.with_only_columns(
+        query = (
+            sa.select(
                 forecast_scores.c.ticker,
                 sa.func.count(forecast_scores.c.as_of.distinct()).label("days"),
                 (mean / backtest).label("ratio"),
-            ).group_by(forecast_scores.c.ticker, backtest, model_versions.c.trained_to)
-            query = query.having(
-                sa.func.max(forecast_scores.c.as_of) >= model_versions.c.trained_to
             )
-            return frame(connection.execute(query.order_by(forecast_scores.c.ticker)))
+            .join(forecasts, same(forecast_scores, forecasts.c, "ticker", "as_of", "h", "model"))
+            .join(tickers, tickers.c.ticker == forecast_scores.c.ticker)
+            .join(model_versions, _current_models())
+            .where(
+                forecast_scores.c.as_of.in_(_last_days(days)),
+                forecasts.c.is_champion,
+                model_versions.c.is_champion,
+                backtest > 0,
+            )
+            .group_by(forecast_scores.c.ticker, backtest, model_versions.c.trained_to)
+            .having(sa.func.max(forecast_scores.c.as_of) >= model_versions.c.trained_to)
+            .order_by(forecast_scores.c.ticker)
+        )
+        with self.engine.connect() as connection:
+            return frame(connection.execute(query))
 
 
-def _scores(connection: sa.Connection, days: int) -> sa.Select[Any]:
-    """Scores of the last days that have any, with the forecasts that they are of."""
-    as_of = forecast_scores.c.as_of
-    newest = sa.select(as_of).distinct().order_by(as_of.desc()).limit(days).subquery()
-    since = connection.scalar(sa.select(sa.func.min(newest.c.as_of)))
-    return (
-        sa.select(forecast_scores)
+def _add_up(connection: sa.Connection, days: Sequence[tuple[Any, ...]]) -> None:
+    """Make the daily scores of these pairs of as_of and h anew."""
+    figures = (
+        sa.func.count(),
+        sa.func.sum(sa.func.abs(forecast_scores.c.error)),
+        sa.func.sum(sa.func.abs(forecast_scores.c.naive_error)),
+        *(
+            sa.func.sum(sa.case((inside, 1), else_=0))
+            for inside in (forecast_scores.c.inside_80, forecast_scores.c.inside_95)
+        ),
+    )
+    by = (forecast_scores.c.as_of, forecast_scores.c.h)
+    each = sa.select(*by, forecast_scores.c.model, *figures).group_by(*by, forecast_scores.c.model)
+    shown = (
+        sa.select(*by, sa.literal(SHOWN), *figures)
         .join(forecasts, same(forecast_scores, forecasts.c, "ticker", "as_of", "h", "model"))
-        .where(as_of >= sa.literal(since, sa.Date))
+        .where(forecasts.c.is_champion)
+        .group_by(*by)
+    )
+    for first in range(0, len(days), _DAYS_AT_ONCE):
+        some = days[first : first + _DAYS_AT_ONCE]
+        connection.execute(
+            daily_scores.delete().where(sa.tuple_(daily_scores.c.as_of, daily_scores.c.h).in_(some))
+        )
+        for told in (each, shown):
+            names = [column.name for column in daily_scores.c]
+            connection.execute(
+                daily_scores.insert().from_select(names, told.where(sa.tuple_(*by).in_(some)))
+            )
+
+
+def _last_days(days: int) -> sa.Select[Any]:
+    """The last days of which a forecast is scored."""
+    return (
+        sa.select(daily_scores.c.as_of).distinct().order_by(daily_scores.c.as_of.desc()).limit(days)
     )
 
 
-def _share(inside: sa.Column[bool]) -> sa.ColumnElement[float]:
-    return sa.func.avg(sa.cast(sa.case((inside, 1), else_=0), sa.Float(53)))
+def _share(inside: sa.Column[int]) -> sa.ColumnElement[float]:
+    return sa.cast(sa.func.sum(inside), sa.Float(53)) / sa.func.sum(daily_scores.c.forecasts)
 
 
 _MEANS = (
     (
-        sa.func.avg(sa.func.abs(forecast_scores.c.error))
-        / sa.func.nullif(sa.func.avg(sa.func.abs(forecast_scores.c.naive_error)), 0)
+        sa.func.sum(daily_scores.c.error)
+        / sa.func.nullif(sa.func.sum(daily_scores.c.naive_error), 0)
     ).label("mae_ratio"),
-    _share(forecast_scores.c.inside_80).label("coverage_80"),
-    _share(forecast_scores.c.inside_95).label("coverage_95"),
+    _share(daily_scores.c.inside_80).label("coverage_80"),
+    _share(daily_scores.c.inside_95).label("coverage_95"),
 )
 
 

@@ -1,26 +1,37 @@
-"""Train models for a ticker, judge them walk-forward, forecast its next 10 closes.
+"""Train models for tickers, judge them walk-forward, forecast their next 10 closes.
 
 Targets are log returns from the last close; a price is made of them at the very end. Whatever a
 model predicts is shrunk towards the naive forecast, the last close, by a weight that its own
-forecasts of unseen days have earned.
+forecasts of unseen days have earned. Many tickers are worked on at once, in one `Panel`.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 
 from stock_assets.evaluation import coverage, mae, ratio, rmse
-from stock_assets.features import FEATURES, WARM_UP, FloatArray
+from stock_assets.features import FEATURES, WARM_UP, FloatArray, Rows, spans_rows, ticker_spans
 from stock_assets.intervals import LEVELS, Widths
-from stock_assets.models import HORIZONS, NAIVE, H, dump_models, is_pooled, load_models
+from stock_assets.models import (
+    HORIZONS,
+    NAIVE,
+    Artifact,
+    H,
+    PooledRegressor,
+    TickerModel,
+    archive,
+    unarchived,
+)
+from stock_assets.sessions import next_sessions
 
-CODE_VERSION = "2"  # of the training: raise it when the same data must give other models
+CODE_VERSION = "3"  # of the training: raise it when the same data must give other models
 
 MIN_DAYS = 80  # of history; fewer leave too few origins to judge a model by
 REFITS = 2  # of each model in the backtest
@@ -32,9 +43,63 @@ FORTNIGHT = 14  # days; gains of the days in one are taken together, as their ou
 # expected within 0.3 of zero: 100 / 0.3**2. Chosen on 2015 to 2017; a tenth of it costs 0.8 %.
 WEIGHT_PRIOR = 100 / 0.3**2
 
-_WORTH_A_POOL = 40  # tickers; starting worker processes costs as much as training these
+Models = Mapping[str, TickerModel | PooledRegressor]
 
-Rows = npt.NDArray[np.int64]
+
+@dataclass(frozen=True)
+class Panel:
+    """The feature tables of some tickers, one below the other.
+
+    Attributes:
+        table: n rows, ascending by ticker and date.
+        tickers: m of them.
+        spans: (m, 2) first row of each ticker, and the one after its last.
+        x: (n, features) the columns `FEATURES`.
+    """
+
+    table: pd.DataFrame
+    tickers: tuple[str, ...]
+    spans: Rows
+    x: FloatArray
+
+    @classmethod
+    def of(cls, features: pd.DataFrame) -> Self:
+        """Of the feature tables of any number of tickers, ascending by ticker and date."""
+        spans = ticker_spans(features["ticker"])
+        tickers = tuple(map(str, features["ticker"].to_numpy()[spans[:, 0]]))
+        return cls(features, tickers, spans, features[list(FEATURES)].to_numpy(np.float64))
+
+    def parts(self, size: int) -> "Iterator[Panel]":
+        """Panels of so many of the tickers, in order."""
+        for number in range(0, len(self.tickers), size):
+            spans = self.spans[number : number + size]
+            first, end = spans[0, 0], spans[-1, 1]
+            tickers = self.tickers[number : number + size]
+            yield Panel(self.table.iloc[first:end], tickers, spans - first, self.x[first:end])
+
+    def last(self, days: int | Rows) -> Rows:
+        """(m, 2) so many last rows of each ticker, and the one after them."""
+        return np.column_stack([self.spans[:, 1] - days, self.spans[:, 1]])
+
+    @property
+    def lengths(self) -> Rows:
+        """(m,) days of each ticker."""
+        return np.asarray(self.spans[:, 1] - self.spans[:, 0])
+
+    @cached_property
+    def days(self) -> npt.NDArray[np.datetime64]:
+        """(n,) datetime64[D]."""
+        return self.table["date"].to_numpy("datetime64[D]")
+
+    @cached_property
+    def close(self) -> FloatArray:
+        """(n,) prices."""
+        return self.table["close"].to_numpy(np.float64)
+
+    @cached_property
+    def volatility(self) -> FloatArray:
+        """(n,) daily, as known on each day."""
+        return self.table["volatility"].to_numpy(np.float64)
 
 
 @dataclass(frozen=True)
@@ -65,19 +130,37 @@ class Backtest:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One model of one ticker, ready to forecast.
+    """What was learned of one model of one ticker.
 
     Attributes:
         name: Its key in `models.MODELS`.
-        estimator: Fitted; None if it is pooled, and so not the ticker's own.
         weight: 0..1, what its predictions are multiplied with.
         backtest: None where the history was too short.
     """
 
     name: str
-    estimator: BaseEstimator | None
     weight: float
     backtest: Backtest | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was learned of some tickers.
+
+    Attributes:
+        trained: By ticker; the naive model alone where its history is too short.
+        artifact: The fitted models of the others.
+    """
+
+    trained: dict[str, list[TrainedModel]]
+    artifact: Artifact
+
+    def weights(self) -> dict[str, FloatArray]:
+        """By model (tickers,) its weight; missing where a ticker lacks it."""
+        told = [{model.name: model.weight for model in models} for models in self.trained.values()]
+        return {
+            str(name): values.to_numpy(np.float64) for name, values in pd.DataFrame(told).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -90,8 +173,8 @@ class PooledModel:
         first_days: (refits,) of which day on each of them forecasts, datetime64[D].
     """
 
-    final: BaseEstimator
-    refits: list[BaseEstimator]
+    final: PooledRegressor
+    refits: list[PooledRegressor]
     first_days: npt.NDArray[np.datetime64]
 
     def out_of_sample(self, table: pd.DataFrame) -> FloatArray:
@@ -105,11 +188,19 @@ class PooledModel:
         return predicted
 
 
-def targets(close: FloatArray) -> FloatArray:
-    """(n, 10) log returns from each close to the next 10; missing where not yet known."""
-    log_close = np.concatenate([np.log(close), np.full(H, np.nan)])
+def targets(close: FloatArray, spans: Rows) -> FloatArray:
+    """(n, 10) log returns from each close to the next 10 of its ticker; missing if not yet known.
+
+    Args:
+        close: (n,) of some tickers, one below the other.
+        spans: (m, 2) rows of each of them.
+    """
     n = len(close)
-    return np.column_stack([log_close[h : n + h] - log_close[:n] for h in HORIZONS])
+    log_close = np.append(np.log(close), np.full(H, np.nan))
+    ahead = np.stack([log_close[h : n + h] for h in HORIZONS], axis=1)
+    days_after = np.repeat(spans[:, 1], spans[:, 1] - spans[:, 0]) - np.arange(n) - 1
+    known = days_after[:, None] >= HORIZONS
+    return np.where(known, ahead - log_close[:n, None], np.nan)
 
 
 def walk_forward(n: int) -> Iterator[tuple[Rows, Rows]]:
@@ -122,36 +213,38 @@ def walk_forward(n: int) -> Iterator[tuple[Rows, Rows]]:
         yield np.arange(block[0] - H + 1), block
 
 
-def train_pooled(
-    features: pd.DataFrame, models: Mapping[str, BaseEstimator]
-) -> dict[str, PooledModel]:
+def train_pooled(panel: Panel, models: Models) -> dict[str, PooledModel]:
     """Fit the pooled ones among the models, on all tickers.
 
     Args:
-        features: Feature tables of any number of tickers, with their sectors; ascending by ticker
-            and date.
+        panel: Of any number of tickers, with a column sector.
         models: Unfitted; the others are left out.
 
     Returns:
         None at all where no ticker has `MIN_DAYS` days.
     """
-    pooled = {name: model for name, model in models.items() if is_pooled(model)}
-    days = np.unique(features["date"].to_numpy("datetime64[D]"))
-    if not pooled or features["ticker"].value_counts().max() < MIN_DAYS:
+    pooled = {name: model for name, model in models.items() if isinstance(model, PooledRegressor)}
+    if not pooled or panel.lengths.max() < MIN_DAYS:
         return {}
-    table, y, known_on = _labelled(features)
-    thin = np.isin(table["date"].to_numpy("datetime64[D]"), days[::-POOLED_EVERY])
+    days = np.unique(panel.days)
+    y = targets(panel.close, panel.spans)
+    day_of_history = np.arange(len(y)) - np.repeat(panel.spans[:, 0], panel.lengths)
+    labelled = np.flatnonzero((day_of_history >= WARM_UP) & np.isfinite(y[:, -1]))
+    known_on = panel.days[labelled + H]
+    thin = np.isin(panel.days[labelled], days[::-POOLED_EVERY])
+    labelled, known_on = labelled[thin], known_on[thin]
     starts = [days[WARM_UP + block[0]] for _, block in walk_forward(len(days) - WARM_UP - H)]
-    usable = [first for first in starts if (thin & (known_on <= first)).any()]
+    usable = [first for first in starts if (known_on <= first).any()]
     first_days = np.array(usable, dtype="datetime64[D]")
 
-    def fitted(model: BaseEstimator, rows: npt.NDArray[np.bool_]) -> BaseEstimator:
-        return clone(model).fit(table[rows].reset_index(drop=True), y[rows])
+    def fitted(model: PooledRegressor, rows: Rows) -> PooledRegressor:
+        unfitted: PooledRegressor = clone(model)
+        return unfitted.fit(panel.table.iloc[rows].reset_index(drop=True), y[rows])
 
     return {
         name: PooledModel(
-            final=fitted(model, thin),
-            refits=[fitted(model, thin & (known_on <= first)) for first in first_days],
+            final=fitted(model, labelled),
+            refits=[fitted(model, labelled[known_on <= first]) for first in first_days],
             first_days=first_days,
         )
         for name, model in pooled.items()
@@ -159,49 +252,27 @@ def train_pooled(
 
 
 def train(
-    features: pd.DataFrame,
-    models: Mapping[str, BaseEstimator],
-    pooled: Mapping[str, PooledModel],
-    widths: Widths,
-) -> list[TrainedModel]:
-    """Backtest and fit every model on the whole history of one ticker.
+    panel: Panel, models: Models, pooled: Mapping[str, PooledModel], widths: Widths
+) -> Training:
+    """Backtest and fit every model on the whole history of each ticker.
+
+    An error names the ticker that it came from, in a note.
 
     Args:
-        features: The feature table of one ticker, ascending by date.
-        models: Unfitted scikit-learn regressors that predict 10 outputs; `NAIVE` is among them.
+        panel: Of any number of tickers.
+        models: Unfitted; `NAIVE` is among them.
         pooled: The fitted ones of those that are pooled, as `train_pooled` gives them.
         widths: Of intervals by day, for the coverage.
-
-    Returns:
-        One per model; the naive one alone where the history has fewer than `MIN_DAYS` days.
     """
-    if len(features) < MIN_DAYS:
-        naive = clone(models[NAIVE]).fit(np.zeros((1, len(FEATURES))), np.zeros((1, H)))
-        return [TrainedModel(NAIVE, naive, weight=1.0, backtest=None)]
-    table = features.iloc[WARM_UP:-H]
-    x = table[list(FEATURES)].to_numpy(np.float64)
-    y = targets(features["close"].to_numpy(np.float64))[WARM_UP:-H]
-    splits = list(walk_forward(len(y)))
-    origins = np.concatenate([tested for _, tested in splits])
-    judged = origins[H:]  # on the first ten a model has not earned a weight yet
-    scale = interval_scale(table["volatility"].to_numpy(np.float64))
-    days = table["date"].to_numpy("datetime64[D]")[judged]
-    half_widths = interval_half_widths(table.iloc[judged], widths)
-    trained = []
-    for name, model in models.items():
-        estimator, predicted = None, None
-        if not is_pooled(model):
-            estimator = clone(model).fit(x, y)
-            predicted = _out_of_sample(model, x, y, splits)
-        elif name in pooled:
-            predicted = pooled[name].out_of_sample(table.iloc[origins])
-        if predicted is None:
-            continue
-        weights = earned_weights(predicted / scale[origins], y[origins] / scale[origins])
-        errors = y[judged] - weights[H:-H, None] * predicted[H:]
-        backtest = _backtest(errors, y[judged], half_widths, days)
-        trained.append(TrainedModel(name, estimator, float(weights[-1]), backtest))
-    return trained
+    try:
+        return _train(panel, models, pooled, widths)
+    except Exception as error:
+        if len(panel.tickers) == 1:
+            error.add_note(f"while training {panel.tickers[0]}")
+            raise
+        for alone in panel.parts(1):  # one of them fails alone, too
+            train(alone, models, pooled, widths)
+        raise
 
 
 def earned_weights(predicted: FloatArray, actual: FloatArray) -> FloatArray:
@@ -225,44 +296,97 @@ def earned_weights(predicted: FloatArray, actual: FloatArray) -> FloatArray:
     return np.clip(product / (square + WEIGHT_PRIOR), 0, 1)
 
 
-def forecast(
-    features: pd.DataFrame, estimator: BaseEstimator, weight: float, widths: Widths
-) -> pd.DataFrame:
-    """The next 10 closes after the last day of a ticker's feature table.
+def told_paths(
+    panel: Panel,
+    weights: Mapping[str, FloatArray],
+    artifacts: Iterable[Artifact],
+    pooled: Mapping[str, PooledModel],
+    last: int | Rows = 1,
+) -> dict[str, FloatArray]:
+    """What each model tells after each of the last days of each ticker.
 
     Args:
-        features: The feature table of one ticker, ascending by date.
-        estimator: Fitted, of the ticker or pooled.
-        weight: Of its predictions.
+        panel: Of m tickers.
+        weights: (m,) of each model's predictions; missing where a ticker lacks it.
+        artifacts: That hold the models of all these tickers.
+        pooled: The models that are not theirs alone.
+        last: How many days to tell from, of each ticker or of all alike.
+
+    Returns:
+        By model (days of all tickers, 10) log returns; missing where a ticker lacks it.
+    """
+    spans = panel.last(last)
+    rows = spans_rows(spans)
+    number = {ticker: number for number, ticker in enumerate(panel.tickers)}
+    predicted = {name: np.full((len(panel.x), H), np.nan) for name in weights}
+    predicted[NAIVE] = np.zeros((len(panel.x), H))
+    for artifact in artifacts:
+        which = [number[ticker] for ticker in artifact.tickers]
+        begins = panel.spans[which, 0] + WARM_UP
+        for name in artifact.fitted.keys() & weights.keys():
+            told = artifact.fitted[name].predict(panel.x, spans[which], begins)
+            predicted[name][spans_rows(spans[which])] = told
+    for name in pooled.keys() & weights.keys():
+        own = spans_rows(spans[np.isfinite(weights[name])])
+        predicted[name][own] = pooled[name].final.predict(panel.table.iloc[own])
+    return {
+        name: np.repeat(weight, spans[:, 1] - spans[:, 0])[:, None] * predicted[name][rows]
+        for name, weight in weights.items()
+    }
+
+
+def forecast(
+    panel: Panel,
+    weights: Mapping[str, FloatArray],
+    artifacts: Iterable[Artifact],
+    pooled: Mapping[str, PooledModel],
+    widths: Widths,
+) -> pd.DataFrame:
+    """The next 10 closes after the last day of each ticker, by each of its models.
+
+    Args:
+        panel: Of m tickers.
+        weights: (m,) of each model's predictions; missing where a ticker lacks it.
+        artifacts: That hold the models of all these tickers.
+        pooled: The models that are not theirs alone.
         widths: Of intervals by day.
 
     Returns:
-        10 rows: h, close and the bounds lo_80, hi_80, lo_95 and hi_95; in the currency of the
-        closes, all above 0.
+        10 rows for each model of each ticker, in order: ticker, as_of, model, h, target_date, close
+        and the bounds lo_80, hi_80, lo_95 and hi_95; in the currency of the closes, all above 0.
     """
-    path = predicted_paths(features, estimator, weight)[0]
-    half_widths = interval_half_widths(features.iloc[-1:], widths)[0]
-    close = float(features["close"].iloc[-1])
-    columns = {"h": HORIZONS, "close": close * np.exp(path)}
-    for level, half_width in zip(LEVELS, half_widths, strict=True):
-        columns[f"lo_{level}"] = close * np.exp(path - half_width)
-        columns[f"hi_{level}"] = close * np.exp(path + half_width)
-    return pd.DataFrame(columns)
+    paths = np.stack(list(told_paths(panel, weights, artifacts, pooled).values()), axis=1)
+    newest = panel.spans[:, 1] - 1
+    half_widths = interval_half_widths(panel, newest, widths)
+    close = panel.close[newest, None, None]
+    as_of = panel.days[newest].astype(object)
+    calendar = {day: np.array(next_sessions(day, H), dtype=object) for day in set(as_of)}
+    m, models, _ = paths.shape
+    columns: dict[str, npt.NDArray[np.generic]] = {
+        "ticker": np.array(panel.tickers, dtype=object)[:, None, None],
+        "as_of": as_of[:, None, None],
+        "model": np.array(list(weights), dtype=object)[:, None],
+        "h": HORIZONS,
+        "target_date": np.stack([calendar[day] for day in as_of])[:, None],
+        "close": close * np.exp(paths),
+    }
+    for number, level in enumerate(LEVELS):
+        half_width = half_widths[:, None, number]
+        columns[f"lo_{level}"] = close * np.exp(paths - half_width)
+        columns[f"hi_{level}"] = close * np.exp(paths + half_width)
+    has_model = np.isfinite(paths[:, :, 0])
+    return pd.DataFrame(
+        {
+            name: np.broadcast_to(values, (m, models, H))[has_model].ravel()
+            for name, values in columns.items()
+        }
+    )
 
 
-def predicted_paths(
-    features: pd.DataFrame, estimator: BaseEstimator, weight: float, days: int = 1
-) -> FloatArray:
-    """(days, 10) log returns that a model tells after each of the last days of a ticker."""
-    known = features.iloc[min(WARM_UP, len(features) - days) :]
-    x = known if is_pooled(estimator) else known[list(FEATURES)].to_numpy(np.float64)
-    return weight * np.asarray(estimator.predict(x))[-days:]
-
-
-def interval_half_widths(features: pd.DataFrame, widths: Widths) -> FloatArray:
-    """(n, levels, 10) half-widths, as log returns, of forecasts made on each day of a ticker."""
-    scale = interval_scale(features["volatility"].to_numpy(np.float64))
-    return widths.on(features["date"]) * scale[:, None]
+def interval_half_widths(panel: Panel, rows: Rows, widths: Widths) -> FloatArray:
+    """(rows, levels, 10) half-widths, as log returns, of forecasts made on the days of rows."""
+    scale = interval_scale(panel.volatility[rows])
+    return widths.on(panel.days[rows]) * scale[:, None]
 
 
 def interval_scale(volatility: FloatArray) -> FloatArray:
@@ -270,97 +394,115 @@ def interval_scale(volatility: FloatArray) -> FloatArray:
     return volatility[:, None] * np.sqrt(HORIZONS)
 
 
-def train_all(
-    tables: Mapping[str, pd.DataFrame],
-    models: Mapping[str, BaseEstimator],
-    pooled: Mapping[str, PooledModel],
-    widths: Widths,
-) -> Iterator[tuple[str, list[TrainedModel]]]:
-    """Train every ticker on its feature table, in parallel where that pays; in the same order."""
-    parallel = Parallel(
-        n_jobs=-1 if len(tables) >= _WORTH_A_POOL else 1, return_as="generator", batch_size=4
-    )
-    trained = parallel(
-        delayed(_train_named)(ticker, table, models, pooled, widths)
-        for ticker, table in tables.items()
-    )
-    return zip(tables, trained, strict=True)
-
-
-def training_version(
-    features: pd.DataFrame, models: Mapping[str, BaseEstimator], pooled: str = ""
-) -> str:
-    """A name of the training on these features: the same data and models give the same one.
+def training_versions(panel: Panel, models: Models, pooled: str = "") -> dict[str, str]:
+    """By ticker a name of its training: the same data and models give the same one.
 
     Args:
-        features: Of a ticker, or of all of them.
+        panel: Of any number of tickers.
         models: The unfitted ones.
         pooled: The name of the training of the pooled ones that it used.
     """
-    recipe = [CODE_VERSION, pooled, *(f"{name}={model!r}" for name, model in models.items())]
-    digest = hashlib.sha256("\n".join(recipe).encode())
-    if "sector" in features:
-        digest.update("\n".join(features["sector"]).encode())
-    digest.update(features["date"].to_numpy("datetime64[D]").tobytes())
-    digest.update(features[["close", *FEATURES]].to_numpy(np.float64).tobytes())
-    return digest.hexdigest()[:12]
-
-
-def dump_pooled(pooled: Mapping[str, PooledModel]) -> bytes:
-    """Pooled models as one artifact that can be loaded without running code of its own."""
-    return dump_models(
-        {
-            name: vars(model) | {"first_days": model.first_days.astype(str).tolist()}
-            for name, model in pooled.items()
-        }
-    )
-
-
-def load_pooled(artifact: bytes) -> dict[str, PooledModel]:
-    """What `dump_pooled` was given."""
+    recipe = _recipe(models, pooled)
+    close, days, sectors = panel.close, panel.days, panel.table["sector"].to_numpy()
     return {
-        name: PooledModel(**kept | {"first_days": np.array(kept["first_days"], "datetime64[D]")})
-        for name, kept in load_models(artifact).items()
+        ticker: _version(recipe, sectors[a:b], days[a:b], close[a:b], panel.x[a:b])
+        for ticker, (a, b) in zip(panel.tickers, panel.spans, strict=True)
     }
 
 
-def _labelled(
-    features: pd.DataFrame,
-) -> tuple[pd.DataFrame, FloatArray, npt.NDArray[np.datetime64]]:
-    """The rows of all tickers that have features and a label, and when the label was known."""
-    by_ticker = features.groupby("ticker", sort=False)
-    close = features["close"].to_numpy(np.float64)
-    ahead = [by_ticker["close"].shift(-int(h)).to_numpy(np.float64) for h in HORIZONS]
-    y = np.log(np.column_stack(ahead) / close[:, None])
-    known_on = by_ticker["date"].shift(-H).to_numpy("datetime64[D]")
-    rows = (by_ticker.cumcount() >= WARM_UP).to_numpy() & ~np.isnat(known_on)
-    return features[rows], y[rows], known_on[rows]
+def market_version(panel: Panel, models: Models) -> str:
+    """The same of the training of all tickers together."""
+    sectors, names = (panel.table[name].to_numpy() for name in ("sector", "ticker"))
+    recipe = _recipe(models, "\n".join(names))
+    return _version(recipe, sectors, panel.days, panel.close, panel.x)
+
+
+def dump_pooled(pooled: Mapping[str, PooledModel]) -> bytes:
+    """Pooled models as one archive, which can be loaded without running code of its own."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    for name, model in pooled.items():
+        arrays[f"{name}/first_days/"] = model.first_days.astype(np.int64)
+        for number, fitted in enumerate([model.final, *model.refits]):
+            arrays |= {f"{name}/{number}/{key}": array for key, array in fitted.arrays().items()}
+    return archive(arrays)
+
+
+def load_pooled(content: bytes) -> dict[str, PooledModel]:
+    """What `dump_pooled` was given."""
+    found: dict[str, dict[str, dict[str, npt.NDArray[np.generic]]]] = {}
+    for path, array in unarchived(content).items():
+        name, number, key = path.rsplit("/", 2)
+        found.setdefault(name, {}).setdefault(number, {})[key] = array
+    pooled = {}
+    for name, parts in found.items():
+        first_days = parts.pop("first_days")[""].view("datetime64[D]")
+        numbers = sorted(parts, key=int)
+        final, *refits = (PooledRegressor.from_arrays(parts[number]) for number in numbers)
+        pooled[name] = PooledModel(final, refits, first_days)
+    return pooled
+
+
+def _train(
+    panel: Panel, models: Models, pooled: Mapping[str, PooledModel], widths: Widths
+) -> Training:
+    long = np.flatnonzero(panel.lengths >= MIN_DAYS)
+    labelled = panel.spans[long] + np.array([WARM_UP, -H])
+    y = targets(panel.close, panel.spans)
+    own: dict[str, TickerModel] = {
+        name: model for name, model in models.items() if isinstance(model, TickerModel)
+    }
+    fitted = {name: model.fit(panel.x, y, labelled) for name, model in own.items()}
+    competing = {name: pooled[name] for name in models if name in pooled}
+    predicted = _out_of_sample(panel, y, labelled, own, competing)
+    trained = {ticker: [TrainedModel(NAIVE, 1.0, None)] for ticker in panel.tickers}
+    for number, rows in zip(long, labelled, strict=True):
+        trained[panel.tickers[number]] = _judged(panel, y, predicted, rows, widths)
+    return Training(trained, Artifact([panel.tickers[number] for number in long], fitted))
 
 
 def _out_of_sample(
-    model: BaseEstimator, x: FloatArray, y: FloatArray, splits: list[tuple[Rows, Rows]]
-) -> FloatArray:
-    """(origins, 10) predictions by refits; each is shown all rows up to the ones it predicts."""
-    return np.concatenate(
-        [
-            clone(model).fit(x[fitted], y[fitted]).predict(x[: tested[-1] + 1])[tested]
-            for fitted, tested in splits
-        ]
-    )
-
-
-def _train_named(
-    ticker: str,
-    table: pd.DataFrame,
-    models: Mapping[str, BaseEstimator],
+    panel: Panel,
+    y: FloatArray,
+    labelled: Rows,
+    own: Mapping[str, TickerModel],
     pooled: Mapping[str, PooledModel],
-    widths: Widths,
+) -> dict[str, FloatArray]:
+    """By model (n, 10) predictions of its refits, on the rows that are origins."""
+    splits = np.array(
+        [
+            (a, a + len(learned), a + tested[0], a + tested[-1] + 1)
+            for a, b in labelled
+            for learned, tested in walk_forward(b - a)
+        ],
+        dtype=np.int64,
+    ).reshape(-1, REFITS, 2, 2)
+    origins = spans_rows(splits[:, :, 1].reshape(-1, 2))
+    predicted = {name: np.zeros_like(y) for name in (*own, *pooled)}
+    for name, model in own.items():
+        for learned, tested in splits.transpose(1, 2, 0, 3):
+            told = model.fit(panel.x, y, learned).predict(panel.x, tested, labelled[:, 0])
+            predicted[name][spans_rows(tested)] = told
+    for name, market in pooled.items():
+        predicted[name][origins] = market.out_of_sample(panel.table.iloc[origins])
+    return predicted
+
+
+def _judged(
+    panel: Panel, y: FloatArray, predicted: Mapping[str, FloatArray], labelled: Rows, widths: Widths
 ) -> list[TrainedModel]:
-    try:
-        return train(table, models, pooled, widths)
-    except Exception as error:
-        error.add_note(f"while training {ticker}")
-        raise
+    """The weight and the backtest of each model of a ticker, whose labelled rows these are."""
+    first, end = labelled
+    origins = slice(end - (end - first) // 2, end)
+    judged = np.arange(origins.start + H, end)  # before, a model has not earned a weight
+    half_widths = interval_half_widths(panel, judged, widths)
+    scale = interval_scale(panel.volatility[origins])
+    trained = []
+    for name, told in predicted.items():
+        weights = earned_weights(told[origins] / scale, y[origins] / scale)
+        errors = y[judged] - weights[H:-H, None] * told[judged]
+        backtest = _backtest(errors, y[judged], half_widths, panel.days[judged])
+        trained.append(TrainedModel(name, float(weights[-1]), backtest))
+    return trained
 
 
 def _backtest(
@@ -385,3 +527,22 @@ def _backtest(
             for key, total, count in zip(fortnights, sums, counts, strict=True)
         },
     )
+
+
+def _recipe(models: Models, *more: str) -> bytes:
+    told = [CODE_VERSION, *more, *(f"{name}={model!r}" for name, model in models.items())]
+    return "\n".join(told).encode()
+
+
+def _version(
+    recipe: bytes,
+    sectors: Iterable[str],
+    days: npt.NDArray[np.datetime64],
+    close: FloatArray,
+    x: FloatArray,
+) -> str:
+    digest = hashlib.sha256(recipe)
+    digest.update("\n".join(sectors).encode())
+    for values in (days, close, x):
+        digest.update(values.tobytes())
+    return digest.hexdigest()[:12]

@@ -74,12 +74,12 @@ def interval_widths(features: pd.DataFrame) -> Widths:
     Args:
         features: Columns ticker, date, close and volatility; of any tickers, in any order.
     """
-    close, volatility = (
-        features.pivot_table(index="date", columns="ticker", values=name)
-        for name in ("close", "volatility")
-    )
-    path, sigma = np.log(close.to_numpy(np.float64)), volatility.to_numpy(np.float64)
-    n = len(path)
+    days, day_number = np.unique(features["date"].to_numpy("datetime64[D]"), return_inverse=True)
+    ticker_number, tickers = pd.factorize(features["ticker"])
+    n = len(days)
+    path, sigma = np.full((2, n, len(tickers)), np.nan)
+    path[day_number, ticker_number] = np.log(features["close"])
+    sigma[day_number, ticker_number] = features["volatility"]
     storm = _storm(path, sigma) ** STORM_POWER
     widths = np.empty((n, len(LEVELS), H))
     log_width, least = np.log(PRIOR_WIDTHS), np.log(LEAST * PRIOR_WIDTHS)
@@ -95,7 +95,7 @@ def interval_widths(features: pd.DataFrame) -> Widths:
         log_width[:, h] += step * (missed - outside)
         log_width = np.maximum(log_width, least)
         widths[day] = np.maximum.accumulate(np.exp(log_width)) * storm[day]
-    return Widths(close.index.to_numpy("datetime64[D]"), widths)
+    return Widths(days, widths)
 
 
 def _storm(path: FloatArray, sigma: FloatArray) -> FloatArray:

@@ -10,7 +10,8 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -19,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow as arrow
+import pyarrow.csv as arrow_csv
 from pandera.errors import SchemaErrors
 
 from stock_assets.errors import DropError
@@ -27,10 +30,13 @@ COLUMNS = ("ticker", "sector", "date", "close", "open", "low", "high", "volume")
 PRICES = ("close", "open", "low", "high")
 KEY = ["ticker", "date"]
 
-_SEPARATOR = "\x1f"  # cannot stand in a file: control characters are refused
+_SEPARATOR = b"\x1f"  # cannot stand in a file: control characters are refused
+_TICKER = re.compile(r"[A-Z0-9][A-Z0-9.\-]{0,14}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_CONFLICT = "conflicts with another row of the same ticker and date"
 _MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
+_BLOCK = 1 << 20  # bytes that are parsed at once
 _MAX_SHOWN = 200  # characters of a header that is not ours
 _MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
 
@@ -64,13 +70,13 @@ def price_schema(today: date) -> pa.DataFrameSchema:
     return pa.DataFrameSchema(
         {
             "ticker": pa.Column(
-                str,
+                object,
                 _rule(
-                    lambda s: s.str.fullmatch(r"[A-Z0-9][A-Z0-9.\-]{0,14}"),
+                    lambda s: _each(s, lambda texts: texts.str.fullmatch(_TICKER)),
                     "ticker is not 1 to 15 of A-Z, 0-9, dot and dash",
                 ),
             ),
-            "sector": pa.Column(str, _rule(lambda s: s != "", "sector is empty")),
+            "sector": pa.Column(object, _rule(lambda s: s != "", "sector is empty")),
             "date": pa.Column(
                 "datetime64[ns]",
                 [
@@ -126,14 +132,16 @@ def validate_csv(content: bytes, *, today: date, max_bytes: int) -> Validation:
     lines = _Lines.split(text)
     header, first = _header(lines)
     rows, malformed = _rows(lines, header, first)
-    frame = _typed(rows)
+    rows_read = len(rows) + len(malformed)
 
-    reasons = _broken_rules(frame, today)
-    valid = frame.drop(index=list(reasons))
-    repeated = valid.duplicated(keep="first")
-    valid = valid[~repeated]
-    reasons |= _conflicts(valid)
-    accepted = valid.drop(index=[line for line in reasons if line in valid.index])
+    reasons = _broken_rules(rows, today)
+    keys = rows[KEY].drop(index=list(reasons))
+    repeats = rows.loc[keys.index[keys.duplicated(keep=False)]]
+    collapsed = repeats.index[repeats.duplicated()]
+    repeats = repeats.drop(index=collapsed)
+    conflicts = repeats.index[repeats.duplicated(KEY, keep=False)]
+    reasons |= {line: [_CONFLICT] for line in conflicts.tolist()}
+    rows = rows.drop(index=[*reasons, *collapsed])
 
     reasons |= malformed
     rejected = pd.DataFrame(
@@ -141,10 +149,10 @@ def validate_csv(content: bytes, *, today: date, max_bytes: int) -> Validation:
         columns=["line", "raw", "reasons"],
     )
     return Validation(
-        accepted=accepted.astype({"volume": "int64"}).sort_values(KEY, ignore_index=True),
+        accepted=rows.sort_values(KEY, ignore_index=True).astype({"volume": "int64"}),
         rejected=rejected,
-        collapsed=int(repeated.sum()),
-        rows_read=len(frame) + len(malformed),
+        collapsed=len(collapsed),
+        rows_read=rows_read,
         extra_columns=tuple(name for name in header if name not in COLUMNS),
     )
 
@@ -246,46 +254,32 @@ def _header(lines: _Lines) -> tuple[list[str], int]:
 def _rows(
     lines: _Lines, header: list[str], first: int
 ) -> tuple[pd.DataFrame, dict[int, list[str]]]:
-    """The rows as they stand (index: line), and the reason of each line that is no row of ours."""
+    """The typed rows (index: line), and the reason of each line that is no row of ours."""
     numbers = np.arange(first, len(lines) + 1)
-    body = lines.text[lines.starts[first - 1] :].replace(b",", _SEPARATOR.encode())
     well_formed = (lines.count(",") == len(header) - 1) & (lines.count('"') == 0)
     malformed: dict[int, list[str]] = {}
-    odd = numbers[~well_formed[first - 1 :]]
-    if len(odd):
-        texts = body.split(b"\n")
-        keep = np.ones(len(numbers), bool)
-        for line in odd.tolist():
-            fields = _fields(lines[line].decode())
-            if len(fields) == len(header):
-                texts[line - first] = _SEPARATOR.join(fields).encode()
-                continue
-            keep[line - first] = False
-            if lines[line].strip():
-                malformed[line] = [
-                    f"has {len(fields)} fields where the header has {len(header)}"
-                    if fields
-                    else "quotes are not closed"
-                ]
-        body = b"\n".join(text for text, kept in zip(texts, keep, strict=True) if kept)
-        numbers = numbers[keep]
-    if not len(numbers):
-        return pd.DataFrame(columns=list(COLUMNS), index=numbers, dtype=object), malformed
-    frame = pd.read_csv(
-        io.BytesIO(body),
-        sep=_SEPARATOR,
-        header=None,
-        names=range(len(header)),
-        usecols=[header.index(name) for name in COLUMNS],
-        dtype={header.index(name): str for name in ("ticker", "sector", "date")},
-        quoting=csv.QUOTE_NONE,
-        na_filter=False,
-        skip_blank_lines=False,
-        float_precision="round_trip",
-        low_memory=False,
-    )
-    frame = frame.rename(columns=dict(enumerate(header)))[list(COLUMNS)]
-    return frame.set_index(numbers), malformed
+    parts, copied = [_row([str(place) for place in range(len(header))])], lines.starts[first - 1]
+    keep = well_formed[first - 1 :]
+    for line in numbers[~keep].tolist():
+        parts.append(lines.text[copied : lines.starts[line - 1]].replace(b",", _SEPARATOR))
+        copied = lines.ends[line - 1] + 1
+        fields = _fields(lines[line].decode())
+        if len(fields) == len(header):
+            parts.append(_row(fields))
+            keep[line - first] = True
+        elif lines[line].strip():
+            malformed[line] = [
+                f"has {len(fields)} fields where the header has {len(header)}"
+                if fields
+                else "quotes are not closed"
+            ]
+    parts.append(lines.text[copied:].replace(b",", _SEPARATOR))
+    longest = max(len(parts[0]), int((lines.ends - lines.starts).max()) + 1)
+    return _typed(_cells(b"".join(parts), header, longest)).set_index(numbers[keep]), malformed
+
+
+def _row(fields: list[str]) -> bytes:
+    return _SEPARATOR.join(field.encode() for field in fields) + b"\n"
 
 
 def _fields(line: str) -> list[str]:
@@ -297,37 +291,61 @@ def _fields(line: str) -> list[str]:
         return []
 
 
-def _typed(rows: pd.DataFrame) -> pd.DataFrame:
+def _cells(body: bytes, header: list[str], longest: int) -> arrow.Table:
+    """Our columns as text; the first line of the body numbers them."""
+    places = {name: str(header.index(name)) for name in COLUMNS}
+    kinds = {name: arrow.string() for name in (*PRICES, "volume")}
+    repetitive = arrow.dictionary(arrow.int32(), arrow.string())
+    table = arrow_csv.read_csv(
+        io.BytesIO(body),
+        arrow_csv.ReadOptions(block_size=max(_BLOCK, longest)),
+        arrow_csv.ParseOptions(delimiter=_SEPARATOR.decode(), quote_char=False),
+        arrow_csv.ConvertOptions(
+            check_utf8=False,
+            include_columns=list(places.values()),
+            column_types={place: kinds.get(name, repetitive) for name, place in places.items()},
+        ),
+    )
+    return table.rename_columns(list(places))
+
+
+def _typed(cells: arrow.Table) -> pd.DataFrame:
     """Trimmed text, days and numbers; what cannot be read becomes a missing value."""
+    texts = cells.select(["ticker", "sector", "date"]).to_pandas()
     return pd.DataFrame(
         {
-            "ticker": rows["ticker"].astype(str).str.strip().str.upper(),
-            "sector": rows["sector"].astype(str).str.strip(),
-            "date": _days(rows["date"].astype(str).str.strip()),
-            **{name: _numbers(rows[name]) for name in (*PRICES, "volume")},
+            "ticker": _each(texts["ticker"], lambda texts: texts.str.strip().str.upper()),
+            "sector": _each(texts["sector"], lambda texts: texts.str.strip()),
+            "date": _each(texts["date"], _days),
+            **{name: _numbers(cells[name]) for name in (*PRICES, "volume")},
         }
     )
 
 
-def _days(column: "pd.Series[str]") -> "pd.Series[pd.Timestamp]":
-    """The days; a file has few different ones, so each is read once."""
+def _each(column: "pd.Series[Any]", read: Callable[..., "pd.Series[Any]"]) -> "pd.Series[Any]":
+    """What is read of each text; a file has few different ones, so each is read once."""
     codes, texts = pd.factorize(column)
-    written_in_full = [text if _DAY.fullmatch(text) else None for text in texts]
-    days = pd.to_datetime(
-        pd.Series(written_in_full, dtype=object), format="%Y-%m-%d", errors="coerce"
-    )
-    return pd.Series(days.to_numpy("datetime64[ns]")[codes], index=column.index)
+    read_once = read(pd.Series(texts, dtype=object)).to_numpy()
+    return pd.Series(read_once[codes], index=column.index)
 
 
-def _numbers(column: "pd.Series[Any]") -> "pd.Series[float]":
-    """The numbers, each the one nearest to its text."""
-    if pd.api.types.is_bool_dtype(column):  # a column of the words True and False
-        return pd.Series(np.nan, index=column.index)
-    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
-    if column.dtype == object:  # one cell is no number, so they are all text, read roughly
-        readable = numbers.notna()
-        numbers[readable] = column[readable].map(float)
-    return numbers
+def _days(texts: "pd.Series[str]") -> "pd.Series[pd.Timestamp]":
+    stripped = texts.str.strip()
+    written_in_full = stripped.where(stripped.str.fullmatch(_DAY))
+    return pd.to_datetime(written_in_full, format="%Y-%m-%d", errors="coerce")
+
+
+def _numbers(column: arrow.ChunkedArray) -> npt.NDArray[np.float64]:
+    """The numbers, each the one nearest to its text; NaN where there is none."""
+    with suppress(arrow.ArrowInvalid):
+        exact: npt.NDArray[np.float64] = column.cast(arrow.float64()).to_numpy()
+        if not np.isinf(exact).any():  # 1e400, which is no number, would be among these
+            return exact
+    texts = column.to_pandas()
+    numbers = pd.to_numeric(texts, errors="coerce").astype("float64")  # roughly
+    readable = numbers.notna()
+    numbers[readable] = texts[readable].map(float)
+    return np.asarray(numbers)
 
 
 def _broken_rules(frame: pd.DataFrame, today: date) -> dict[int, list[str]]:
@@ -341,15 +359,3 @@ def _broken_rules(frame: pd.DataFrame, today: date) -> dict[int, list[str]]:
             reasons.setdefault(int(line), []).append(reason)
         return reasons
     return {}
-
-
-def _conflicts(valid: pd.DataFrame) -> dict[int, list[str]]:
-    """The reason of each line that tells something else of the same ticker and day."""
-    repeats = valid[valid.duplicated(KEY, keep=False)]
-    return dict(_conflict_reasons(repeats))
-
-
-def _conflict_reasons(repeats: pd.DataFrame) -> Iterator[tuple[int, list[str]]]:
-    for _, group in repeats.groupby(KEY, sort=False):
-        for line in group.index:
-            yield int(line), ["conflicts with another row of the same ticker and date"]

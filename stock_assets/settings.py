@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     drops: Annotated[Path, AfterValidator(Path.absolute)] | None = None
     database_url: str = ""
     max_drop_bytes: PositiveInt = 1 << 30
-    max_tickers_per_run: PositiveInt = 100
+    max_tickers_per_run: PositiveInt = 1_000
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = (
         "linear_regression",
         "ridge",

@@ -13,6 +13,8 @@ from typing import IO
 from uuid import uuid4
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _BLOCK = 1 << 20
 
@@ -65,29 +67,50 @@ class Store:
         with self.drop_path(key).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def write_features(self, ticker: str, features: pd.DataFrame) -> None:
-        """Replace the feature table of one ticker."""
-        with _replacing(self._features_path(ticker)) as file:
-            features.to_parquet(file, index=False)
+    def write_features(self, features: pd.DataFrame) -> None:
+        """Replace the feature tables of the tickers in a frame that ascends by ticker and date."""
+        table = pa.Table.from_pandas(features, preserve_index=False).replace_schema_metadata()
+        texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+        start = 0
+        for ticker, days in features.groupby("ticker", sort=False).size().items():
+            with _replacing(self._features_path(str(ticker))) as file:
+                pq.write_table(  # to pack numbers saves no space that would be worth the time
+                    table.slice(start, days),
+                    file,
+                    use_dictionary=texts,
+                    compression="none",
+                    write_statistics=False,
+                )
+            start += days
 
-    def read_features(self, tickers: Iterable[str]) -> dict[str, pd.DataFrame]:
-        """The feature tables of those tickers that have one."""
-        paths = {ticker: self._features_path(ticker) for ticker in tickers}
-        return {ticker: pd.read_parquet(path) for ticker, path in paths.items() if path.exists()}
+    def read_features(self, tickers: Iterable[str]) -> pd.DataFrame:
+        """The feature tables of those tickers that have one, ascending by ticker and date."""
+        paths = [self._features_path(ticker) for ticker in sorted(set(tickers))]
+        tables = [_read_table(path) for path in paths if path.exists()]
+        if not tables:
+            return pd.DataFrame()
+        table = pa.concat_tables(tables, promote_options="default")
+        features: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+        return features
 
-    def write_models(self, ticker: str, version: str, artifact: bytes) -> str:
+    def write_artifact(self, folder: str, name: str, content: bytes) -> str:
         """Keep a training's artifact; returns its path below the root."""
-        path = self.root / "models" / ticker / f"{version}.skops"
+        path = self.root / "models" / folder / name
         with _replacing(path) as file:
-            file.write(artifact)
+            file.write(content)
         return path.relative_to(self.root).as_posix()
 
-    def read_models(self, artifact: str) -> bytes:
+    def read_artifact(self, path: str) -> bytes:
         """The artifact at a path below the root."""
-        return (self.root / artifact).read_bytes()
+        return (self.root / path).read_bytes()
 
     def _features_path(self, ticker: str) -> Path:
         return self.root / "features" / f"{ticker}.parquet"
+
+
+def _read_table(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(use_threads=False)
 
 
 def _slug(name: str) -> str:

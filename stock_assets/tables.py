@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA_REVISION = "0002"  # the newest script in migrations/versions
+SCHEMA_REVISION = "0003"  # the newest script in migrations/versions
 VERSION_TABLE = "stock_assets_version"  # Dagster's own tables may be in the same database
 
 METADATA = sa.MetaData(
@@ -36,6 +36,9 @@ drops = sa.Table(
     sa.Column("collapsed", sa.Integer),
     sa.Column("rejected", sa.Integer),
     sa.Column("error", sa.Text, comment="why the file was refused"),
+    sa.Column(
+        "scored", sa.Boolean, nullable=False, default=False, comment="its prices against forecasts"
+    ),
     _created_at(),
 )
 prices = sa.Table(
@@ -149,7 +152,7 @@ forecasts = sa.Table(
     sa.Column("model_version", sa.String(12), nullable=False),
     sa.Column("is_champion", sa.Boolean, nullable=False),
     _created_at(),
-    sa.Index("ix_forecasts_target_date", "target_date"),
+    sa.Index("ix_forecasts_target_date", "target_date", "ticker"),
 )
 forecast_scores = sa.Table(
     "forecast_scores",
@@ -164,5 +167,17 @@ forecast_scores = sa.Table(
     sa.Column("inside_80", sa.Boolean, nullable=False),
     sa.Column("inside_95", sa.Boolean, nullable=False),
     _created_at(),
-    sa.Index("ix_forecast_scores_as_of", "as_of"),
+    sa.Index("ix_forecast_scores_as_of", "as_of", "h"),
+)
+daily_scores = sa.Table(
+    "daily_scores",
+    METADATA,
+    sa.Column("as_of", sa.Date, primary_key=True),
+    sa.Column("h", sa.Integer, primary_key=True),
+    sa.Column("model", sa.String(64), primary_key=True, comment="champion: what people were shown"),
+    sa.Column("forecasts", sa.Integer, nullable=False, comment="that are scored"),
+    sa.Column("error", sa.Float(53), nullable=False, comment="sum of absolute log returns"),
+    sa.Column("naive_error", sa.Float(53), nullable=False, comment="the same of naive forecasts"),
+    sa.Column("inside_80", sa.Integer, nullable=False, comment="how many"),
+    sa.Column("inside_95", sa.Integer, nullable=False, comment="how many"),
 )

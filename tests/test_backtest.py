@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 from joblib import parallel_config
 from scipy import stats
-from sklearn.base import BaseEstimator
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.tree import DecisionTreeRegressor
 
 from stock_assets.backtest import (
@@ -28,11 +27,13 @@ from stock_assets.backtest import (
     training_days,
     walk,
 )
+from stock_assets.champion import choose_champion
 from stock_assets.errors import BacktestError
 from stock_assets.evaluation import diebold_mariano
-from stock_assets.features import FloatArray, price_features
-from stock_assets.forecasting import MIN_DAYS, targets
-from stock_assets.models import MODELS, NAIVE, H, PooledRegressor
+from stock_assets.features import FEATURES, WARM_UP, FloatArray, price_features
+from stock_assets.forecasting import MIN_DAYS, Models, Panel, targets, train, train_pooled
+from stock_assets.intervals import interval_widths
+from stock_assets.models import MODELS, NAIVE, H, OneByOne, PooledRegressor
 from tests.conftest import make_prices
 
 DAYS = 150
@@ -40,11 +41,13 @@ FIRST = 121  # number of the day of the first forecast
 LAST = DAYS - H - 1  # that of the last one with ten known outcomes
 TICKERS = "ABCDEF"
 SECTORS = dict(zip(TICKERS, ["Energy"] * 2 + ["Utilities"] * 2 + ["Media"] * 2, strict=True))
-MODELS_OF_WALK: dict[str, BaseEstimator] = {
+MODELS_OF_WALK: Models = {
     NAIVE: MODELS[NAIVE],
-    "ridge": Ridge(),
+    "ridge": OneByOne(Ridge()),
+    "linear_regression": MODELS["linear_regression"],
     "tree": PooledRegressor(DecisionTreeRegressor(max_depth=3, random_state=0)),
 }
+OWN = [name for name in MODELS_OF_WALK if name != NAIVE]
 PRICES = ["close", "open", "low", "high"]
 Z = {80: 1.2815515655446004, 95: 1.959963984540054}
 
@@ -177,7 +180,7 @@ def test_what_comes_after_a_day_does_not_change_its_forecasts(last: int, found: 
     other = walked(changed(MARKET, MARKET["date"] > SESSIONS[last]))
     assert_same(found, other, SESSIONS[last])
     later = (found.origins["as_of"] > SESSIONS[last]).to_numpy()
-    for name in ("ridge", "tree"):
+    for name in OWN:
         assert not np.array_equal(found.paths[name][later], other.paths[name][later])
 
 
@@ -248,7 +251,7 @@ def test_naive_tells_the_last_close(found: Forecasts) -> None:
 
 
 def test_the_models_tell_something_else(found: Forecasts) -> None:
-    for name in ("ridge", "tree"):
+    for name in OWN:
         assert np.isfinite(found.paths[name]).all()
         assert np.abs(found.paths[name]).max() > 1e-5
 
@@ -312,21 +315,75 @@ def test_a_ticker_with_a_gap_is_judged_by_its_own_next_ten_days() -> None:
     found = walked(prices, last=day(FIRST + 4))
     rows = (found.origins["ticker"] == "F").to_numpy()
     closes = prices.loc[prices["ticker"] == "F", "close"].to_numpy()
-    expected = targets(closes)[[FIRST, FIRST + 1, FIRST + 2, FIRST + 3]]
+    expected = targets(closes, np.array([[0, len(closes)]]))[FIRST : FIRST + 4]
     np.testing.assert_allclose(found.actual[rows], expected, rtol=1e-12)
 
 
-def test_a_new_ticker_gets_the_naive_forecast_alone() -> None:
-    new = make_prices("NEW", DAYS - FIRST + 20).assign(sector="Media")
-    prices = pd.concat([MARKET, new], ignore_index=True).sort_values(["ticker", "date"])
-    found = walked(prices.reset_index(drop=True), last=day(FIRST + 4))
-    rows = (found.origins["ticker"] == "NEW").to_numpy()
+def with_new(ticker: str, days: int) -> pd.DataFrame:
+    """A ticker more, which has so many days on the first day of forecasts."""
+    new = make_prices(ticker, DAYS - FIRST + days - 1).assign(sector="Media")
+    prices = pd.concat([MARKET, new]).sort_values(["ticker", "date"])
+    return prices.reset_index(drop=True)
+
+
+@pytest.mark.parametrize("ticker", ["AA", "CD", "NEW"])
+@pytest.mark.parametrize("days", [1, 20, MIN_DAYS - 1])
+def test_a_new_ticker_gets_the_naive_forecast_alone(
+    ticker: str, days: int, found: Forecasts
+) -> None:
+    among = walked(with_new(ticker, days), last=day(FIRST + 4))
+    rows = (among.origins["ticker"] == ticker).to_numpy()
     assert rows.sum() == 5
     for name in (NAIVE, CHAMPION, OWN_CHAMPION):
-        np.testing.assert_array_equal(found.paths[name][rows], 0)
-    for name in ("ridge", "tree", *REFERENCES):
-        assert np.isnan(found.paths[name][rows]).all()
-        assert np.isfinite(found.paths[name][~rows]).all()
+        np.testing.assert_array_equal(among.paths[name][rows], 0)
+    for name in (*OWN, *REFERENCES):
+        assert np.isnan(among.paths[name][rows]).all()
+        assert np.isfinite(among.paths[name][~rows]).all()
+    first_week = np.array(weeks_of(found)) == 0
+    for name in (NAIVE, "ridge", "linear_regression", *REFERENCES):
+        np.testing.assert_array_equal(among.paths[name][~rows], found.paths[name][first_week])
+    for name in REFERENCES:
+        assert np.isnan(among.half_widths[name][rows]).all()
+        np.testing.assert_array_equal(
+            among.half_widths[name][~rows], found.half_widths[name][first_week]
+        )
+
+
+def test_a_ticker_is_forecast_from_the_day_that_it_is_old_enough() -> None:
+    found = walked(with_new("CD", MIN_DAYS), last=day(FIRST + 4))
+    for name in (*OWN, *REFERENCES):
+        assert np.isfinite(found.paths[name]).all()
+        assert np.isfinite(found.half_widths[name]).all()
+
+
+def test_of_short_histories_nothing_but_naive_is_told() -> None:
+    found = walked(MARKET, history=MIN_DAYS - 1, last=day(FIRST + 9))
+    assert set(found.champions.values()) == {NAIVE}
+    assert np.isfinite(found.half_widths[NAIVE]).all()
+    for name in REFERENCES:
+        assert np.isnan(found.paths[name]).all()
+        assert np.isnan(found.half_widths[name]).all()
+    assert set(found.paths) == {NAIVE, CHAMPION, OWN_CHAMPION, *REFERENCES}
+
+
+@pytest.mark.parametrize("ticker", ["A", "D", "F"])
+def test_a_reference_is_fitted_to_the_prices_known_on_the_day(
+    ticker: str, found: Forecasts
+) -> None:
+    table = price_features(MARKET[MARKET["ticker"] == ticker])
+    close = table["close"].to_numpy()
+    x = np.column_stack([close, table[list(FEATURES)]])
+    y = np.stack([close[h : len(close) - H + h] for h in range(1, 11)], axis=1)
+    learned = slice(WARM_UP, FIRST + 1 - H)
+    fitted = LinearRegression().fit(x[learned], y[learned])
+    residuals = np.abs(fitted.predict(x[learned]) - y[learned])
+    now, first_week = close[FIRST : FIRST + 5, None], np.array(weeks_of(found)) == 0
+    rows = (found.origins["ticker"] == ticker).to_numpy() & first_week
+    name = "linear_regression_on_prices"
+    path = np.log(fitted.predict(x[FIRST : FIRST + 5]) / now)
+    np.testing.assert_allclose(found.paths[name][rows], path, rtol=1e-6, atol=1e-9)
+    widths = np.quantile(residuals, [0.8, 0.95], axis=0) / now[:, None]
+    np.testing.assert_allclose(found.half_widths[name][rows], widths, rtol=1e-6, atol=1e-9)
 
 
 def test_a_ticker_that_ends_has_no_outcome_afterwards() -> None:
@@ -351,12 +408,15 @@ def planted_market() -> pd.DataFrame:
     return prices.assign(close=close, open=close, low=close * 0.99, high=close * 1.01)
 
 
-def test_the_champion_tells_what_the_chosen_model_does() -> None:
-    prices = planted_market()
-    sessions = np.unique(prices["date"])
-    first = pd.Timestamp(sessions[220]).date()
+def walked_late(prices: pd.DataFrame) -> Forecasts:
+    """A walk from the 221st day on."""
+    first = pd.Timestamp(np.unique(prices["date"])[220]).date()
     with parallel_config(backend="sequential"):
-        found = join(list(walk(prices, MODELS_OF_WALK, first=first)))
+        return join(list(walk(prices, MODELS_OF_WALK, first=first)))
+
+
+def test_the_champion_tells_what_the_chosen_model_does() -> None:
+    found = walked_late(planted_market())
     assert NAIVE not in found.champions.values()
     assert_champion(found)
     (row,) = summary(found).query("model == @CHAMPION and h == 10").to_dict("records")
@@ -383,6 +443,35 @@ def test_the_champion_of_noise_is_naive(found: Forecasts) -> None:
 def test_the_champion_of_a_ticker_is_one_of_its_models(found: Forecasts) -> None:
     told = np.stack([found.paths[name] for name in MODELS_OF_WALK])
     assert (told == found.paths[OWN_CHAMPION]).all(axis=2).any(axis=0).all()
+
+
+def test_each_ticker_has_a_champion_of_its_own() -> None:
+    prices, noisy = planted_market(), ["A", "E"]
+    mixed = prices[PRICES] ** 0.3 * market(240)[PRICES] ** 0.7
+    prices[PRICES] = prices[PRICES].where(~prices["ticker"].isin(noisy), mixed)
+    found = walked_late(prices)
+    known = prices[prices["date"] <= found.origins["as_of"].min()].reset_index(drop=True)
+    panel = Panel.of(price_features(known).assign(sector=known["sector"]))
+    pooled = train_pooled(panel, MODELS_OF_WALK)
+    training = train(panel, MODELS_OF_WALK, pooled, interval_widths(panel.table))
+    second_training, champions = pd.Timestamp([*found.champions][1]), set()
+    for ticker, trained in training.trained.items():
+        gains = {model.name: [model.backtest.gains] for model in trained if model.backtest}
+        own = choose_champion(gains).champion
+        rows = (found.origins["ticker"] == ticker) & (found.origins["as_of"] < second_training)
+        np.testing.assert_array_equal(found.paths[OWN_CHAMPION][rows], found.paths[own][rows])
+        champions.add(own)
+    assert len(champions) > 1
+    assert not np.array_equal(found.paths[OWN_CHAMPION], found.paths[CHAMPION])
+
+
+def test_a_new_ticker_is_told_nothing_by_the_champion_of_others() -> None:
+    prices = planted_market()
+    is_new = (prices["ticker"] == "C") & (prices["date"] < prices["date"].iloc[170])
+    found = walked_late(prices[~is_new].reset_index(drop=True))
+    assert NAIVE not in found.champions.values()
+    is_zero = (found.paths[CHAMPION] == 0).all(axis=1)
+    np.testing.assert_array_equal(is_zero, found.origins["ticker"] == "C")
 
 
 # Figures

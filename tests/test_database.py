@@ -347,6 +347,53 @@ def test_prices_come_back_as_they_were_written(database: Database) -> None:
     pd.testing.assert_frame_equal(read, expected, check_exact=True)
 
 
+def test_numbers_come_back_to_the_last_digit(database: Database) -> None:
+    written = make_prices(days=300)
+    numbers = np.random.default_rng(0).uniform(1, 2, 300) * 10.0 ** np.arange(-150, 150)
+    numbers[:2] = 1e-300, 1e300
+    written[["close", "open", "low", "high"]] = np.repeat(numbers[:, None], 4, axis=1)
+    written["volume"] = 2**53 - 1 - np.arange(300)
+    validation = replace(validate(as_csv(make_prices())), accepted=written)
+    database.store_drop(register(database, b"as they are"), validation)
+    read = database.read_prices()[list(COLUMNS)]
+    pd.testing.assert_frame_equal(read, written, check_exact=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 60, 61])
+def test_prices_are_the_same_in_chunks_of_any_size(
+    database: Database, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    take(database, make_prices("BRK.B", 30), make_prices("AAPL", 30))
+    take(database, make_prices("AAPL", 1).assign(close=101.0, high=102.0))
+    expected = database.read_prices()
+    monkeypatch.setattr("stock_assets.price_records._CHUNK", chunk)
+    pd.testing.assert_frame_equal(database.read_prices(), expected)
+    assert expected.groupby("ticker")["price_revision"].unique().to_dict() == {
+        "AAPL": 2,
+        "BRK.B": 1,
+    }
+
+
+def test_prices_of_no_ticker_have_the_same_columns(database: Database) -> None:
+    nothing = database.read_prices()
+    take(database, make_prices())
+    some = database.read_prices()
+    pd.testing.assert_series_equal(nothing.dtypes, some.dtypes)
+    pd.testing.assert_frame_equal(nothing, database.read_prices([]))
+    assert list(some) == [*COLUMNS[:1], "date", "sector", *COLUMNS[3:], "price_revision"]
+
+
+def test_thousands_of_tickers_are_taken_and_read(database: Database) -> None:
+    names = [f"T{n:04}" for n in range(8_000)]
+    day = make_prices(days=1).drop(columns="ticker")
+    for changes in (Changes(8_000, 0, tuple(names), ()), Changes(8_000, 0, (), tuple(names))):
+        prices = day.merge(pd.Series(names, name="ticker"), how="cross")[list(COLUMNS)]
+        assert take(database, prices) == changes
+        day["date"] -= pd.Timedelta(days=1)
+    read = database.read_prices(names)
+    assert read["ticker"].tolist() == np.repeat(names, 2).tolist()
+
+
 def test_drop_without_sound_rows_is_stored(database: Database) -> None:
     changes = take(database, make_prices(days=3).assign(close=-1.0))
     assert changes == Changes(0, 0, (), ())

@@ -14,6 +14,8 @@ from stock_assets.features import (
     PRIOR_VOLATILITY,
     WARM_UP,
     price_features,
+    spans_rows,
+    ticker_spans,
 )
 from tests.conftest import make_prices
 
@@ -211,3 +213,41 @@ def test_extreme_prices_give_finite_features(closes: tuple[float, float]) -> Non
     prices["volume"] = [0, 2**53] * 20
     features = price_features(prices)[WARM_UP:]
     assert np.isfinite(features[[*FEATURES, "volatility"]]).all(axis=None)
+
+
+# Spans
+
+
+@pytest.mark.parametrize(
+    ("tickers", "spans"),
+    [
+        ("", []),
+        ("A", [(0, 1)]),
+        ("AAA", [(0, 3)]),
+        ("ABC", [(0, 1), (1, 2), (2, 3)]),
+        ("BBBAACDDDD", [(0, 3), (3, 5), (5, 6), (6, 10)]),
+    ],
+)
+def test_spans_are_the_rows_of_each_ticker(tickers: str, spans: list[tuple[int, int]]) -> None:
+    found = ticker_spans(pd.Series(list(tickers), index=range(7, 7 + len(tickers)), dtype=object))
+    assert found.shape == (len(spans), 2)
+    assert [*map(tuple, found.tolist())] == spans
+    np.testing.assert_array_equal(spans_rows(found), np.arange(len(tickers)))
+
+
+@pytest.mark.parametrize(
+    ("spans", "rows"),
+    [
+        ([(4, 6), (0, 3)], [4, 5, 0, 1, 2]),
+        ([(1, 3), (2, 4)], [1, 2, 2, 3]),
+        ([(1, 1), (5, 6), (6, 6)], [5]),
+        ([(3, 3)], []),
+    ],
+    ids=["any order", "overlapping", "some empty", "all empty"],
+)
+def test_rows_of_spans_are_in_the_order_of_the_spans(
+    spans: list[tuple[int, int]], rows: list[int]
+) -> None:
+    found = spans_rows(np.array(spans))
+    assert found.tolist() == rows
+    assert found.dtype == np.int64

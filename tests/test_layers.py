@@ -20,12 +20,14 @@ LAYERS = (
         "features",
         "evaluation",
         "sessions",
+        "forest",
         "models",
         "intervals",
         "drift",
         "champion",
         "forecasting",
         "backtest",
+        "charts",
     },
     {
         "tables",
@@ -50,8 +52,9 @@ LAYERS = (
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 PURE, EDGE, DAGSTER = LAYERS[0] | LAYERS[1], LAYERS[2], {"defs", "definitions", "local_runs"}
 COMMANDS = {"installation", "cli"}
-HEAVY = {  # they take seconds to load: pandera, scikit-learn or matplotlib
+HEAVY = {  # they take seconds to load: pandera, scikit-learn, numba or matplotlib
     "prices",
+    "forest",
     "models",
     "intervals",
     "champion",
@@ -61,7 +64,7 @@ HEAVY = {  # they take seconds to load: pandera, scikit-learn or matplotlib
     "promotion",
 }
 RECORDS = EDGE - {"report", "promotion", "migrations"}  # what the commands load at once
-LEARNING = {"sklearn", "skops", "joblib", "scipy"}
+LEARNING = {"sklearn", "skops", "joblib", "scipy", "numba"}
 STORES = {"sqlalchemy", "alembic", "psycopg2"}
 WEB = {"fastapi", "starlette", "uvicorn", "requests", "httpx"}
 SLOW = {"dagster", "pandera", "matplotlib", *LEARNING}
@@ -168,9 +171,9 @@ def test_report_draws_and_writes_and_knows_pure_modules_alone() -> None:
     assert ours(known) <= PURE
 
 
-def test_only_reports_and_displays_draw() -> None:
+def test_only_the_report_loads_matplotlib() -> None:
     draws = {name for name, path in MODULES.items() if "matplotlib" in foreign(imports(path))}
-    assert draws == {"report", "defs.display"}
+    assert draws == {"report"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "settings"])
@@ -181,7 +184,7 @@ def test_the_environment_is_read_in_the_settings_alone(module: str) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
         and node.attr in {"environ", "getenv"}
-        and module not in COMMANDS  # they set it for Dagster
+        and module not in {*COMMANDS, "defs.instance"}  # they set it for Dagster
     ]
     assert read == []
 

@@ -346,9 +346,31 @@ def test_of_a_long_line_the_start_is_kept() -> None:
     assert (number, raw, reasons) == (2, line[:4096] + "…", [CLOSE])
 
 
-def test_a_quoted_field_may_be_long() -> None:
-    sector = "x" * 200_000
-    assert validate_rows(row(sector=f'"{sector}"')).accepted["sector"].tolist() == [sector]
+@pytest.mark.parametrize("length", [200_000, 3_000_000])
+def test_a_quoted_field_may_be_long(length: int) -> None:
+    sector = "x" * length
+    quoted = f'"{sector}"'
+    content = f"{HEADER}\n{row(sector=quoted)}"
+    validation = validate(content, max_bytes=len(content))
+    assert validation.accepted["sector"].tolist() == [sector]
+
+
+def test_a_byte_order_mark_after_the_first_line_is_text() -> None:
+    validation = validate_rows("\ufeff" + row())
+    assert rejected(validation) == [(2, "\ufeff" + row(), [TICKER])]
+
+
+def test_the_size_of_what_is_parsed_at_once_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    days = [row(ticker=f"T{n % 7}", date=f"2019-05-{n % 28 + 1:02}") for n in range(90)]
+    lines = [*days, row(close="x"), "a,b", "", row(sector='"Oil, Gas"'), *days]
+    at_once = validate_rows(*lines)
+    monkeypatch.setattr("stock_assets.prices._BLOCK", 1)
+    in_parts = validate_rows(*lines)
+    pd.testing.assert_frame_equal(in_parts.accepted, at_once.accepted)
+    assert rejected(in_parts) == rejected(at_once)
+    assert (len(at_once.accepted), at_once.collapsed) == (29, 152)
 
 
 # Repeats

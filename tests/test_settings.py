@@ -26,7 +26,7 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
     assert settings.store == home / "store"
     assert settings.prediction_database_url == f"sqlite:///{home / 'predictions.db'}"
     assert settings.max_drop_bytes == 2**30
-    assert settings.max_tickers_per_run == 100
+    assert settings.max_tickers_per_run == 1_000
     assert settings.models == ("linear_regression", "ridge", "random_forest", "gradient_boosting")
     assert list(candidates(settings.models)) == [NAIVE, *settings.models]
 

@@ -3,9 +3,10 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,60 +119,107 @@ def test_a_drop_that_cannot_be_read_leaves_nothing_behind(store: Store, tmp_path
 # Features
 
 
+def features(*tickers: tuple[str, int]) -> pd.DataFrame:
+    """Features of tickers, as many days of each as said, with a column of every kind."""
+    prices = pd.concat([make_prices(ticker, days) for ticker, days in tickers], ignore_index=True)
+    return price_features(prices).assign(
+        sector=prices["sector"],
+        price_revision=range(len(prices)),
+        is_last=~prices["ticker"].duplicated(keep="last"),
+        narrow=prices["close"].astype("float32"),
+        missing=prices["close"].where(prices["close"] > prices["open"]),
+    )
+
+
 def test_features_come_back_as_they_were(store: Store) -> None:
-    tables = {
-        ticker: price_features(make_prices(ticker, days))
-        for ticker, days in [("A", 1), ("BRK.B", 40)]
-    }
-    for ticker, table in tables.items():
-        store.write_features(ticker, table)
-    found = store.read_features(["BRK.B", "A"])
-    assert list(found) == ["BRK.B", "A"]
-    for ticker, table in tables.items():
-        pd.testing.assert_frame_equal(found[ticker], table, check_exact=True)
+    table = features(("A", 1), ("AA", 3), ("BRK.B", 40))
+    store.write_features(table)
+    assert files(store.root) == [f"features/{name}.parquet" for name in ("A", "AA", "BRK.B")]
+    found = store.read_features(name for name in ["BRK.B", "A", "AA", "A"])
+    pd.testing.assert_frame_equal(found, table, check_exact=True)
+    of_one = table[table["ticker"] == "BRK.B"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(store.read_features(["BRK.B"]), of_one, check_exact=True)
+
+
+def test_any_index_of_features_is_dropped(store: Store) -> None:
+    table = features(("A", 3), ("B", 2))
+    store.write_features(table.set_index(pd.Index([7, 7, 3, 1, 0])))
+    pd.testing.assert_frame_equal(store.read_features(["A", "B"]), table)
 
 
 def test_tickers_without_features_are_left_out(store: Store) -> None:
-    store.write_features("A", price_features(make_prices("A", 3)))
-    assert list(store.read_features(["Z", "A"])) == ["A"]
-    assert store.read_features([]) == {}
+    table = features(("A", 3))
+    store.write_features(table)
+    pd.testing.assert_frame_equal(store.read_features(["Z", "A"]), table)
+    for nothing in (store.read_features([]), store.read_features(["Z"])):
+        assert nothing.empty
+        assert list(nothing) == []
 
 
 def test_features_are_replaced(store: Store) -> None:
-    for days in (5, 3):
-        table = price_features(make_prices("A", days))
-        store.write_features("A", table)
-    pd.testing.assert_frame_equal(store.read_features(["A"])["A"], table)
+    store.write_features(features(("A", 5), ("B", 5)))
+    store.write_features(features(("A", 3)))
+    found = store.read_features(["A", "B"])
+    assert found["ticker"].tolist() == ["A"] * 3 + ["B"] * 5
+    assert files(store.root) == ["features/A.parquet", "features/B.parquet"]
+
+
+def test_features_lacking_a_column_miss_its_values(store: Store) -> None:
+    store.write_features(features(("A", 2)).drop(columns="volatility"))
+    store.write_features(features(("B", 2)))
+    found = store.read_features(["A", "B"])
+    expected = pd.concat([features(("A", 2)), features(("B", 2))], ignore_index=True)
+    expected.loc[expected["ticker"] == "A", "volatility"] = None
+    pd.testing.assert_frame_equal(found[expected.columns], expected)
+
+
+def test_features_written_by_pandas_are_read(store: Store) -> None:
+    table = features(("A", 3))
+    store.write_features(table)
+    table.to_parquet(store.root / "features" / "A.parquet", index=False)
+    pd.testing.assert_frame_equal(store.read_features(["A"]), table)
+
+
+@pytest.mark.parametrize("breaks", ["write_table", "from_pandas"])
+def test_an_error_while_writing_features_leaves_the_old_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    table = features(("A", 5))
+    store.write_features(table)
+    bad = features(("A", 3))
+    if breaks == "from_pandas":
+        bad["close"] = cast(Any, ["1", 2, None])
+    else:
+        monkeypatch.setattr("pyarrow.parquet.write_table", write_half)
+    with pytest.raises((OSError, pa.ArrowInvalid, pa.ArrowTypeError)):
+        store.write_features(bad)
+    pd.testing.assert_frame_equal(store.read_features(["A"]), table)
     assert files(store.root) == ["features/A.parquet"]
 
 
-def test_an_error_while_writing_features_leaves_the_old_ones(store: Store) -> None:
-    table = price_features(make_prices("A", 5))
-    store.write_features("A", table)
-    with pytest.raises(Exception, match="close"):
-        store.write_features("A", table.assign(close=cast(Any, ["1", 2, None, b"3", object()])))
-    pd.testing.assert_frame_equal(store.read_features(["A"])["A"], table)
-    assert files(store.root) == ["features/A.parquet"]
+def write_half(_: pa.Table, file: IO[bytes], **__: object) -> None:
+    file.write(b"PAR1")
+    raise OSError("no space left")
 
 
-# Models
+# Artifacts
 
 
-def test_models_come_back_as_they_were(store: Store) -> None:
-    path = store.write_models("BRK.B", "0123456789ab", b"\0artifact")
-    assert path == "models/BRK.B/0123456789ab.skops"
-    assert store.read_models(path) == b"\0artifact"
+def test_artifacts_come_back_as_they_were(store: Store) -> None:
+    path = store.write_artifact("BRK.B", "0123456789ab.npz", b"\0artifact")
+    assert path == "models/BRK.B/0123456789ab.npz"
+    assert store.read_artifact(path) == b"\0artifact"
 
 
-def test_an_error_while_writing_models_leaves_the_old_ones(store: Store) -> None:
-    path = store.write_models("A", "1", b"old")
+def test_an_error_while_writing_an_artifact_leaves_the_old_one(store: Store) -> None:
+    path = store.write_artifact("A", "1", b"old")
     with pytest.raises(TypeError):
-        store.write_models("A", "1", cast(Any, "no bytes"))
-    assert store.read_models(path) == b"old"
+        store.write_artifact("A", "1", cast(Any, "no bytes"))
+    assert store.read_artifact(path) == b"old"
     assert files(store.root) == [path]
 
 
 def test_an_error_before_the_first_file_leaves_none(store: Store) -> None:
     with pytest.raises(TypeError):
-        store.write_models("A", "1", cast(Any, "no bytes"))
+        store.write_artifact("A", "1", cast(Any, "no bytes"))
     assert files(store.root) == []

@@ -5,13 +5,15 @@ together has no partitions. A run over a range of tickers works on all of them a
 may be repeated.
 """
 
+import hashlib
 import warnings
-from collections.abc import Collection, Container, Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Collection, Container, Iterator
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from stock_assets import forecasting, intervals
@@ -28,12 +30,11 @@ from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.drift import MAX_DISTANCE, MAX_ERROR_RATIO, NEW_DAYS, feature_drift
 from stock_assets.errors import DropError
 from stock_assets.features import price_features as compute_features
-from stock_assets.forecasting import Backtest, PooledModel, TrainedModel
+from stock_assets.forecasting import Backtest, Panel, PooledModel, TrainedModel
 from stock_assets.intervals import Widths
-from stock_assets.models import NAIVE, H, candidates, dump_models, load_models
+from stock_assets.models import NAIVE, Artifact, candidates
 from stock_assets.prices import validate_csv
 from stock_assets.promotion import decide_champion
-from stock_assets.sessions import next_sessions
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 
@@ -42,6 +43,8 @@ warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.Bet
 
 OWNERS = ["team:market-data"]
 TICKERS_AT_ONCE = dg.BackfillPolicy.multi_run(current_settings().max_tickers_per_run)
+
+TRAINED_AT_ONCE = 100  # tickers; their models are kept in one file
 
 _MEASURES = [field.name for field in fields(Backtest)]
 _REJECTED = dg.TableSchema(
@@ -163,22 +166,24 @@ def price_features(
     days before it only, never a later one. Where the newest days are unlike those that the models
     learned from, the ticker is trained anew.
     """
-    prices = database.read_prices(context.partition_keys)
-    _demand(context.partition_keys, prices["ticker"].unique(), "prices: drop a CSV that has them")
-    features = _features(prices)
+    panel = Panel.of(_features(database.read_prices(context.partition_keys)))
+    _demand(context.partition_keys, set(panel.tickers), "prices: drop a CSV that has them")
     trained = database.last_trained(context.partition_keys)
-    tables = {str(ticker): table for ticker, table in features.groupby("ticker")}
-    drift = {t: feature_drift(table, trained[t]) for t, table in tables.items() if t in trained}
-    yield from _stated("price_features", features, _today(), drift)
-    for ticker, table in tables.items():
-        store.write_features(ticker, table)
+    drift = {
+        ticker: feature_drift(panel.table.iloc[first:end], trained[ticker])
+        for ticker, (first, end) in zip(panel.tickers, panel.spans, strict=True)
+        if ticker in trained
+    }
+    yield from _stated("price_features", panel.table, _today(), drift)
+    store.write_features(panel.table)
+    for ticker, (first, end) in zip(panel.tickers, panel.spans, strict=True):
         context.add_asset_metadata(
             {
-                "dagster/partition_row_count": len(table),
-                "first_day": f"{table['date'].iloc[0]:%Y-%m-%d}",
-                "last_day": f"{table['date'].iloc[-1]:%Y-%m-%d}",
-                "last_close": float(table["close"].iloc[-1]),
-                "daily_volatility": float(table["volatility"].iloc[-1]),
+                "dagster/partition_row_count": int(end - first),
+                "first_day": str(panel.days[first]),
+                "last_day": str(panel.days[end - 1]),
+                "last_close": float(panel.close[end - 1]),
+                "daily_volatility": float(panel.volatility[end - 1]),
                 "drift": drift.get(ticker, 0.0),
             },
             partition_key=ticker,
@@ -246,21 +251,22 @@ def market_model(
     Gradient boosting on features, volatility and sector. Fitted on earlier days too, for a backtest
     that has seen nothing of the days it is tested on. Every ticker is to be trained after it.
     """
-    features = _features(_all_prices(database))
+    panel = Panel.of(_features(_all_prices(database)))
     models = candidates(settings.models)
-    version = forecasting.training_version(features, models)
-    pooled = forecasting.train_pooled(features, models)
-    artifact = store.write_models("_market", version, forecasting.dump_pooled(pooled))
+    version = forecasting.market_version(panel, models)
+    pooled = forecasting.train_pooled(panel, models)
+    kept = forecasting.dump_pooled(pooled)
+    artifact = store.write_artifact("market", f"{version}.npz", kept)
     trained = {
-        "trained_to": features["date"].max().date(),
-        "tickers": int(features["ticker"].nunique()),
-        "days": len(features),
+        "trained_to": panel.days.max().item(),
+        "tickers": len(panel.tickers),
+        "days": len(panel.days),
     }
     database.save_market_model(trained | {"version": version, "artifact": artifact})
     if pooled and not _trains(context):
         why = f"pooled models of {trained['trained_to']}"
-        database.mark_training_due({str(t): why for t in features["ticker"].unique()})
-    context.log.info("Trained %s on %d rows", ", ".join(pooled) or "nothing", len(features))
+        database.mark_training_due(dict.fromkeys(panel.tickers, why))
+    context.log.info("Trained %s on %d rows", ", ".join(pooled) or "nothing", len(panel.days))
     return dg.MaterializeResult(
         metadata=trained
         | {"trained_to": f"{trained['trained_to']}", "version": version}
@@ -289,35 +295,41 @@ def ticker_models(
     What a model predicts counts as much as its forecasts of such days have earned: mostly little,
     and then it says nearly the same as the naive forecast, the last close.
     """
-    tables = _feature_tables(context, store)
+    panel = _panel(context, store)
     models = candidates(settings.models)
     pooled_version, pooled = _market(database, store)
     widths = _widths(database)
     champion = database.champion().model
     rows: list[dict[str, Any]] = []
-    trained_all = forecasting.train_all(tables, models, pooled, widths)
-    for done, (ticker, trained) in enumerate(trained_all, start=1):
-        table = tables[ticker]
-        version = forecasting.training_version(table, models, pooled_version)
-        own = {model.name: model.estimator for model in trained if model.estimator is not None}
-        artifact = store.write_models(ticker, version, dump_models(own))
-        crowned = champion if champion in {model.name for model in trained} else NAIVE
-        rows += [
-            _model_row(table, model, version, artifact, is_champion=model.name == crowned)
-            for model in trained
-        ]
-        context.add_asset_metadata(
-            training_metadata(trained) | {"version": version, "days": len(table)},
-            partition_key=ticker,
-        )
-        if done % 25 == 0 or done == len(tables):
-            context.log.info("Trained %d of %d tickers", done, len(tables))
+    for part in panel.parts(TRAINED_AT_ONCE):
+        training = forecasting.train(part, models, pooled, widths)
+        versions = forecasting.training_versions(part, models, pooled_version)
+        name = hashlib.sha256("".join(versions.values()).encode()).hexdigest()[:12]
+        artifact = store.write_artifact("tickers", f"{name}.npz", training.artifact.dump())
+        for ticker, (first, end) in zip(part.tickers, part.spans, strict=True):
+            trained = training.trained[ticker]
+            days = {
+                "trained_from": part.days[first].item(),
+                "trained_to": part.days[end - 1].item(),
+                "days": int(end - first),
+            }
+            of_ticker = days | {"version": versions[ticker], "artifact": artifact, "ticker": ticker}
+            crowned = champion if champion in {model.name for model in trained} else NAIVE
+            rows += [
+                of_ticker | _model_row(model) | {"is_champion": model.name == crowned}
+                for model in trained
+            ]
+            context.add_asset_metadata(
+                training_metadata(trained) | {"version": versions[ticker], "days": days["days"]},
+                partition_key=ticker,
+            )
+        context.log.info("Trained %s to %s", part.tickers[0], part.tickers[-1])
     yield from _stated(
         "ticker_models",
         {row["ticker"]: row["mae_ratio"] for row in rows if row["is_champion"] and row["origins"]},
     )
-    database.save_training(rows, _revisions(tables))
-    yield dg.MaterializeResult(metadata={"tickers_in_run": len(tables)})
+    database.save_training(rows, _revisions(panel))
+    yield dg.MaterializeResult(metadata={"tickers_in_run": len(panel.tickers)})
 
 
 @dg.asset(
@@ -341,25 +353,32 @@ def forecasts(
     lie inside the 80 % range. The champion's forecast is the one that people are shown; those of
     the others are kept to be compared with what happens.
     """
-    tables = _feature_tables(context, store)
+    panel = _panel(context, store)
     models = database.current_models(context.partition_keys)
-    _demand(tables, models["ticker"].unique(), "models: materialize ticker_models first")
+    _demand(panel.tickers, models["ticker"].unique(), "models: materialize ticker_models first")
+    artifacts = [
+        Artifact.load(store.read_artifact(str(path))).take(of_path["ticker"].unique())
+        for path, of_path in models.groupby("artifact")
+    ]
+    weights = models.pivot_table("weight", "ticker", "model").reindex(panel.tickers)
     _, pooled = _market(database, store)
-    widths = _widths(database)
+    rows = forecasting.forecast(
+        panel,
+        {str(model): weight.to_numpy() for model, weight in weights.items()},
+        artifacts,
+        pooled,
+        _widths(database),
+    )
     champion = database.champion().model
-    paths = []
-    for ticker, of_ticker in models.groupby("ticker"):
-        path = _forecast(tables[str(ticker)], of_ticker, store, pooled, widths)
-        crowned = champion if (path["model"] == champion).any() else NAIVE
-        path["is_champion"] = path["model"] == crowned
-        context.add_asset_metadata(
-            forecast_metadata(str(ticker), tables[str(ticker)], path), partition_key=str(ticker)
-        )
-        paths.append(path)
-    rows = pd.concat(paths, ignore_index=True)
+    has_it = rows["ticker"].isin(rows.loc[rows["model"] == champion, "ticker"])
+    rows["is_champion"] = rows["model"] == np.where(has_it, champion, NAIVE)
+    versions = models.drop_duplicates("ticker").set_index("ticker")["version"]
+    rows["model_version"] = rows["ticker"].map(versions)
     yield from _stated("forecasts", rows, context.partition_keys)
-    database.save_forecasts(rows, _revisions(tables))
-    yield dg.MaterializeResult(metadata={"tickers_in_run": len(tables)})
+    for ticker, told in forecast_metadata(panel, rows):
+        context.add_asset_metadata(told, partition_key=ticker)
+    database.save_forecasts(rows, _revisions(panel))
+    yield dg.MaterializeResult(metadata={"tickers_in_run": len(panel.tickers)})
 
 
 @dg.asset(
@@ -467,10 +486,11 @@ def _demand(asked: Collection[str], found: Container[str], what: str) -> None:
         raise dg.Failure(f"{', '.join(lacking[:20])}: no {what}", allow_retries=False)
 
 
-def _feature_tables(context: dg.AssetExecutionContext, store: Store) -> dict[str, pd.DataFrame]:
-    tables = store.read_features(context.partition_keys)
-    _demand(context.partition_keys, tables, "features: materialize price_features first")
-    return tables
+def _panel(context: dg.AssetExecutionContext, store: Store) -> Panel:
+    features = store.read_features(context.partition_keys)
+    found = set(features["ticker"]) if len(features) else set()
+    _demand(context.partition_keys, found, "features: materialize price_features first")
+    return Panel.of(features)
 
 
 def _all_prices(database: Database) -> pd.DataFrame:
@@ -492,7 +512,7 @@ def _market(database: Database, store: Store) -> tuple[str, dict[str, PooledMode
     row = database.market_model()
     if row is None:
         raise dg.Failure("No pooled models: materialize market_model first", allow_retries=False)
-    return str(row["version"]), forecasting.load_pooled(store.read_models(row["artifact"]))
+    return str(row["version"]), forecasting.load_pooled(store.read_artifact(row["artifact"]))
 
 
 def _widths(database: Database) -> Widths:
@@ -504,48 +524,12 @@ def _widths(database: Database) -> Widths:
     return Widths.from_frame(rows)
 
 
-def _revisions(tables: Mapping[str, pd.DataFrame]) -> dict[str, int]:
+def _revisions(panel: Panel) -> dict[str, int]:
     """The price revision that each ticker's features were made of."""
-    return {ticker: int(table["price_revision"].iloc[0]) for ticker, table in tables.items()}
+    revisions = panel.table["price_revision"].to_numpy()[panel.spans[:, 0]]
+    return dict(zip(panel.tickers, revisions.tolist(), strict=True))
 
 
-def _model_row(
-    table: pd.DataFrame, model: TrainedModel, version: str, artifact: str, *, is_champion: bool
-) -> dict[str, Any]:
-    backtest = (
-        asdict(model.backtest) if model.backtest else dict.fromkeys(_MEASURES) | {"origins": 0}
-    )
-    return {
-        "ticker": table["ticker"].iloc[0],
-        "version": version,
-        "model": model.name,
-        "is_champion": is_champion,
-        "trained_from": table["date"].iloc[0].date(),
-        "trained_to": table["date"].iloc[-1].date(),
-        "days": len(table),
-        **backtest,
-        "weight": model.weight,
-        "artifact": artifact,
-    }
-
-
-def _forecast(
-    table: pd.DataFrame,
-    models: pd.DataFrame,
-    store: Store,
-    pooled: Mapping[str, PooledModel],
-    widths: Widths,
-) -> pd.DataFrame:
-    """The forecasts rows of one ticker by each of its current models."""
-    as_of = table["date"].iloc[-1].date()
-    estimators = load_models(store.read_models(models["artifact"].iloc[0]))
-    estimators |= {name: model.final for name, model in pooled.items()}
-    paths = [
-        forecasting.forecast(table, estimators[name], weight, widths).assign(model=name)
-        for name, weight in zip(models["model"], models["weight"], strict=True)
-        if name in estimators
-    ]
-    targets = next_sessions(as_of, H)
-    return pd.concat(
-        [path.assign(target_date=targets) for path in paths], ignore_index=True
-    ).assign(ticker=table["ticker"].iloc[0], as_of=as_of, model_version=models["version"].iloc[0])
+def _model_row(model: TrainedModel) -> dict[str, Any]:
+    backtest = vars(model.backtest) if model.backtest else dict.fromkeys(_MEASURES) | {"origins": 0}
+    return {"model": model.name, "weight": model.weight, **backtest}

@@ -17,7 +17,7 @@ from stock_assets.storage import Store
 EXCHANGE_TIME = "America/New_York"
 LOOK_EVERY_SECONDS = 5
 DROPS_AT_ONCE = 100  # registered in one tick, which has a minute
-GAP = 20  # tickers that a range may hold besides, to save the start of another run
+GAP = 200  # tickers that a range may hold besides, to save the start of another run
 
 ingest_drop = dg.define_asset_job(
     "ingest_drop",

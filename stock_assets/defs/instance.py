@@ -1,18 +1,32 @@
 """Dagster's own records: where they lie, and runs that they wrongly take for alive."""
 
+import os
 from typing import Any
 
 import dagster as dg
 import psutil
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 
+from stock_assets.defs.event_log import PostgresEvents, SqliteEvents
 from stock_assets.settings import current_settings
+
+
+class _PostgresStorage(DagsterPostgresStorage):
+    """Dagster's storage in Postgres, with the log of ours."""
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None) -> None:
+        super().__init__(postgres_url, inst_data=inst_data)
+        self._event_log_storage = PostgresEvents(postgres_url)
 
 
 class InstanceStorage(DagsterSqliteStorage):
     """The storage that dagster.yaml names; one setting moves it, as it moves our own tables."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(base_dir, inst_data=inst_data)
+        self._event_log_storage = SqliteEvents(_event_logs_directory(base_dir))
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -26,10 +40,12 @@ class InstanceStorage(DagsterSqliteStorage):
         config_value: Any,  # noqa: ARG003
     ) -> Any:
         """Postgres if its address is set, else SQLite."""
+        # Dagster batches events only if told to, by the environment of every process that logs.
+        os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
         url = current_settings().database_url
         if url.startswith("postgresql"):
-            return DagsterPostgresStorage(postgres_url=url, inst_data=inst_data)
-        return DagsterSqliteStorage.from_local(str(current_settings().home), inst_data=inst_data)
+            return _PostgresStorage(url, inst_data)
+        return cls.from_local(str(current_settings().home), inst_data=inst_data)
 
 
 def fail_lost_runs(instance: dg.DagsterInstance) -> None:
