@@ -283,13 +283,20 @@ class ForecastRecords(Connection):
                 .values(is_champion=False),
                 [dict(zip(("of", "day", "version"), t.values(), strict=True)) for t in trainings],
             )
-            came_first = sa.and_(
+            # Where a close was there before its forecast, its drop has to be looked at once more.
+            came_late = sa.exists().where(
                 tickers.c.ticker == forecasts.c.ticker, tickers.c.last_date > forecasts.c.as_of
             )
-            of_rows = sa.and_(
-                forecasts.c.ticker.in_(in_time), forecasts.c.as_of >= rows["as_of"].min()
+            outcomes = (
+                sa.select(prices.c.drop_id)
+                .join(forecasts, _outcome())
+                .where(
+                    came_late,
+                    forecasts.c.ticker.in_(in_time),
+                    forecasts.c.as_of >= rows["as_of"].min(),
+                )
             )
-            self._score(connection, sa.and_(of_rows, sa.exists().where(came_first)))
+            connection.execute(drops.update().where(drops.c.id.in_(outcomes)).values(scored=False))
 
     def champion_forecasts(self, wanted: Collection[str]) -> pd.DataFrame:
         """The newest forecast of each ticker's champion, ascending by ticker and h.
@@ -334,48 +341,26 @@ class ForecastRecords(Connection):
         error the same of what the naive model told on that day.
         """
         accepted = drops.c.status == "accepted"
+        came = prices.c.drop_id.in_(sa.select(drops.c.id).where(accepted, ~drops.c.scored))
+        span = sa.select(sa.func.min(prices.c.date), sa.func.max(prices.c.date)).where(came)
         with self._write() as connection:
-            of_drops = prices.c.drop_id.in_(sa.select(drops.c.id).where(accepted, ~drops.c.scored))
-            span = sa.select(sa.func.min(prices.c.date), sa.func.max(prices.c.date)).where(of_drops)
-            in_span = forecasts.c.target_date.between(*connection.execute(span).one())
-            scored = self._score(connection, of_drops & in_span)
+            between = forecasts.c.target_date.between(*connection.execute(span).one())
+            scores = _scores().where(came, between)
+            by_day = scores.with_only_columns(forecasts.c.as_of, forecasts.c.h).distinct()
+            days = [tuple(day) for day in connection.execute(by_day)]
+            names = [column.name for column in scores.selected_columns]
+            insert = self._insert(forecast_scores).from_select(names, scores)
+            values = {name: insert.excluded[name] for name in names[4:]}
+            differs = [forecast_scores.c[name].is_distinct_from(v) for name, v in values.items()]
+            scored = connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=list(forecast_scores.primary_key),
+                    set_=values,
+                    where=sa.or_(*differs),
+                )
+            ).rowcount
+            _add_up(connection, days)
             connection.execute(drops.update().where(accepted).values(scored=True))
-            return scored
-
-    def _score(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
-        """Score some of the pairs of a price and a forecast, and add up their days anew."""
-        told, naive, actual = forecasts, forecasts.alias("naive"), prices
-        error = sa.func.ln(actual.c.close / told.c.close)
-        scores = (
-            sa.select(
-                *(told.c[name] for name in ("ticker", "as_of", "h", "model")),
-                actual.c.close.label("actual_close"),
-                error.label("error"),
-                sa.func.ln(actual.c.close / naive.c.close).label("naive_error"),
-                actual.c.close.between(told.c.lo_80, told.c.hi_80).label("inside_80"),
-                actual.c.close.between(told.c.lo_95, told.c.hi_95).label("inside_95"),
-            )
-            .select_from(actual)
-            .join(told, (actual.c.ticker == told.c.ticker) & (actual.c.date == told.c.target_date))
-            .join(naive, same(told, naive.c, "ticker", "as_of", "h") & (naive.c.model == NAIVE))
-            .where(which)
-        )
-        days = connection.execute(scores.with_only_columns(told.c.as_of, told.c.h).distinct()).all()
-        if not days:
-            return 0
-        names = [column.name for column in scores.selected_columns]
-        insert = self._insert(forecast_scores).from_select(names, scores)
-        differs = [
-            forecast_scores.c[name].is_distinct_from(insert.excluded[name]) for name in names[4:]
-        ]
-        scored = connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=list(forecast_scores.primary_key),
-                set_={name: insert.excluded[name] for name in names[4:]},
-                where=sa.or_(*differs),
-            )
-        ).rowcount
-        _add_up(connection, [tuple(day) for day in days])
         return scored
 
     def live_records(self, days: int) -> pd.DataFrame:
@@ -442,6 +427,24 @@ class ForecastRecords(Connection):
             return frame(connection.execute(query))
 
 
+def _scores() -> sa.Select[Any]:
+    """What the rows of forecast_scores are, of any prices and forecasts."""
+    told, naive, actual = forecasts, forecasts.alias("naive"), prices
+    return (
+        sa.select(
+            *(told.c[name] for name in ("ticker", "as_of", "h", "model")),
+            actual.c.close.label("actual_close"),
+            sa.func.ln(actual.c.close / told.c.close).label("error"),
+            sa.func.ln(actual.c.close / naive.c.close).label("naive_error"),
+            actual.c.close.between(told.c.lo_80, told.c.hi_80).label("inside_80"),
+            actual.c.close.between(told.c.lo_95, told.c.hi_95).label("inside_95"),
+        )
+        .select_from(actual)
+        .join(told, _outcome())
+        .join(naive, same(told, naive.c, "ticker", "as_of", "h") & (naive.c.model == NAIVE))
+    )
+
+
 def _add_up(connection: sa.Connection, days: Sequence[tuple[Any, ...]]) -> None:
     """Make the daily scores of these pairs of as_of and h anew."""
     figures = (
@@ -492,6 +495,11 @@ _MEANS = (
     _share(daily_scores.c.inside_80).label("coverage_80"),
     _share(daily_scores.c.inside_95).label("coverage_95"),
 )
+
+
+def _outcome() -> sa.ColumnElement[bool]:
+    """A price of the day that a forecast is of."""
+    return (prices.c.ticker == forecasts.c.ticker) & (prices.c.date == forecasts.c.target_date)
 
 
 def _current_models() -> sa.ColumnElement[bool]:

@@ -53,22 +53,22 @@ def test_assets_have_the_shape_that_is_promised() -> None:
     } == {
         "raw_prices": ("csv_drops", [], "drops", "1", None),
         "validated_prices": ("csv_drops", ["raw_prices"], "drops", "1", None),
-        "price_features": ("tickers", ["validated_prices"], "forecasting", "2", 100),
+        "price_features": ("tickers", ["validated_prices"], "forecasting", "2", 1000),
         "interval_widths": (None, ["validated_prices"], "forecasting", "1", None),
-        "market_model": (None, ["validated_prices"], "forecasting", "2", None),
+        "market_model": (None, ["validated_prices"], "forecasting", "3", None),
         "ticker_models": (
             "tickers",
             ["interval_widths", "market_model", "price_features"],
             "forecasting",
-            "2",
-            100,
+            "3",
+            1000,
         ),
         "forecasts": (
             "tickers",
             ["interval_widths", "market_model", "price_features", "ticker_models"],
             "forecasting",
             "2",
-            100,
+            1000,
         ),
         "forecast_scores": (None, ["forecasts", "validated_prices"], "forecasting", "1", None),
         "champion": (
