@@ -4,14 +4,17 @@ Every write is one transaction and may be repeated: the rows end up the same. On
 on SQLite by its nature and on PostgreSQL by a lock, so that no two writers wait for each other.
 """
 
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -78,20 +81,40 @@ class Connection:
         self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
     ) -> None:
         """Insert rows; where the key is there already, update what differs."""
-        if not rows:
-            return
-        insert = self._insert(table)
-        values = [c.name for c in table.c if c.name in rows[0] and not c.primary_key]
-        differs = [table.c[name].is_distinct_from(insert.excluded[name]) for name in values]
-        written = [*values, *(["created_at"] if "created_at" in table.c else [])]
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=list(table.primary_key),
-                set_={name: insert.excluded[name] for name in written},
-                where=sa.or_(*differs),
-            ),
-            list(rows),
-        )
+        if rows:
+            insert = self._insert(table)
+            connection.execute(_updating(insert, table, rows[0]), list(rows))
+
+    def _upsert_all(self, connection: sa.Connection, table: sa.Table, rows: pd.DataFrame) -> None:
+        """The same for very many rows."""
+        staged = self._stage(connection, table, rows)
+        names = list(staged.c.keys())
+        insert = self._insert(table).from_select(names, sa.select(staged).where(sa.true()))
+        connection.execute(_updating(insert, table, names))
+        staged.drop(connection)
+
+    def _stage(self, connection: sa.Connection, table: sa.Table, rows: pd.DataFrame) -> sa.Table:
+        """Bring rows to the server in one go, into a temporary table with the columns they have."""
+        columns = [sa.Column(c.name, c.type) for c in table.c if c.name in rows]
+        staged = sa.Table(f"staged_{table.name}", sa.MetaData(), *columns, prefixes=["TEMPORARY"])
+        staged.create(connection)
+        values = {
+            c.name: rows[c.name].to_numpy("datetime64[D]" if isinstance(c.type, sa.Date) else None)
+            for c in columns
+        }
+        cursor: Any = connection.connection.cursor()
+        if connection.engine.name == "postgresql":
+            text = io.BytesIO()
+            pa_csv.write_csv(pa.table(values), text, pa_csv.WriteOptions(include_header=False))
+            text.seek(0)
+            cursor.copy_expert(f"COPY {staged.name} FROM STDIN WITH (FORMAT csv)", text)
+        else:
+            of_rows = (v.astype(str) if v.dtype.kind == "M" else v for v in values.values())
+            cursor.executemany(
+                f"INSERT INTO {staged.name} VALUES ({', '.join('?' * len(values))})",  # noqa: S608
+                zip(*(v.tolist() for v in of_rows), strict=True),
+            )
+        return staged
 
 
 _version = sa.table(VERSION_TABLE, sa.column("version_num"))
@@ -105,6 +128,18 @@ def frame(result: sa.CursorResult[Any]) -> pd.DataFrame:
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a frame as they are inserted."""
     return [{str(k): value for k, value in row.items()} for row in table.to_dict("records")]
+
+
+def _updating(insert: Any, table: sa.Table, names: Iterable[str]) -> Any:
+    """Where the key of a row is there already, what differs is updated."""
+    values = [name for name in names if not table.c[name].primary_key]
+    differs = [table.c[name].is_distinct_from(insert.excluded[name]) for name in values]
+    written = [*values, *(["created_at"] if "created_at" in table.c else [])]
+    return insert.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: insert.excluded[name] for name in written},
+        where=sa.or_(*differs),
+    )
 
 
 def same(table: sa.Table, other: Any, *names: str) -> sa.ColumnElement[bool]:

@@ -67,7 +67,7 @@ class ForecastRecords(Connection):
     def save_interval_widths(self, rows: pd.DataFrame) -> None:
         """Replace the widths of intervals: date, h, width_80, width_95."""
         with self._write() as connection:
-            self._upsert(connection, interval_widths, records(rows))
+            self._upsert_all(connection, interval_widths, rows)
             connection.execute(
                 interval_widths.delete().where(interval_widths.c.date > rows["date"].max())
             )
@@ -266,7 +266,7 @@ class ForecastRecords(Connection):
             rows = rows[rows["ticker"].isin(in_time)]
             if rows.empty:
                 return
-            self._upsert(connection, forecasts, records(rows))
+            self._upsert_all(connection, forecasts, rows)
             connection.execute(
                 tickers.update()
                 .where(tickers.c.ticker == sa.bindparam("of"))

@@ -1,6 +1,5 @@
 """Drops, prices and tickers in the prediction database."""
 
-import io
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from datetime import date
@@ -9,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
 from stock_assets.connection import Connection, frame, records, same
@@ -109,13 +106,14 @@ class PriceRecords(Connection):
         A price that a newer drop has told stays, whatever the order of validation.
         """
         with self._write() as connection:
-            self._stage(connection, validation.accepted, drop.id)
-            changed = {row.ticker: row for row in connection.execute(_changed_rows())}
+            accepted = validation.accepted.assign(drop_id=drop.id)
+            staged = self._stage(connection, prices, accepted)
+            changed = {row.ticker: row for row in connection.execute(_changed_rows(staged))}
             before = {
                 row.ticker: row
                 for row in connection.execute(tickers.select().where(tickers.c.ticker.in_(changed)))
             }
-            connection.execute(self._upsert_staged())
+            connection.execute(_taking(self._insert(prices), staged))
             facts = connection.execute(_ticker_facts(changed)).all()
             self._upsert(
                 connection,
@@ -140,7 +138,7 @@ class PriceRecords(Connection):
                 .where(drops.c.id == drop.id)
                 .values(status="accepted", error=None, scored=False, **counts)
             )
-            _staged.drop(connection)
+            staged.drop(connection)
         return Changes(
             rows_new=sum(row.rows_new for row in changed.values()),
             rows_changed=sum(row.rows_changed for row in changed.values()),
@@ -209,44 +207,6 @@ class PriceRecords(Connection):
                 for ticker, revision, days, forecast, training, due in connection.execute(query)
             ]
 
-    def _upsert_staged(self) -> Any:
-        names = [column.name for column in prices.c]
-        insert = self._insert(prices)
-        insert = insert.from_select(names, sa.select(_staged).where(sa.true()))
-        return insert.on_conflict_do_update(
-            index_elements=list(prices.primary_key),
-            set_={name: insert.excluded[name] for name in names[2:]},
-            where=prices.c.drop_id <= insert.excluded.drop_id,
-        )
-
-    def _stage(self, connection: sa.Connection, accepted: pd.DataFrame, drop_id: int) -> None:
-        """Bring the accepted rows to the server in one go."""
-        _staged.create(connection)
-        rows = accepted.assign(drop_id=drop_id)
-        columns = {column.name: rows[column.name].to_numpy() for column in _staged.c}
-        columns["date"] = columns["date"].astype("datetime64[D]")
-        cursor: Any = connection.connection.cursor()
-        if connection.engine.name == "postgresql":
-            text = io.BytesIO()
-            pa_csv.write_csv(pa.table(columns), text, pa_csv.WriteOptions(include_header=False))
-            text.seek(0)
-            cursor.copy_expert("COPY staged_prices FROM STDIN WITH (FORMAT csv)", text)
-            return
-        columns["date"] = columns["date"].astype(str)
-        marks = ", ".join("?" * len(columns))
-        cursor.executemany(
-            f"INSERT INTO staged_prices VALUES ({marks})",  # noqa: S608
-            zip(*(column.tolist() for column in columns.values()), strict=True),
-        )
-
-
-_staged = sa.Table(
-    "staged_prices",
-    sa.MetaData(),
-    *(sa.Column(column.name, column.type) for column in prices.c),
-    prefixes=["TEMPORARY"],
-)
-
 
 _CHUNK = 1 << 16  # rows of prices that are read at once
 _READ_ROW = np.dtype(
@@ -275,24 +235,35 @@ def _select_drops() -> sa.Select[Any]:
     return sa.select(*(drops.c[field.name] for field in fields(Drop)))
 
 
-def _changed_rows() -> sa.Select[Any]:
+def _changed_rows(staged: sa.Table) -> sa.Select[Any]:
     """Per ticker: staged rows that are new, rows whose values will change, the first such day."""
     values = ("sector", "close", "open", "low", "high", "volume")
     is_new = prices.c.ticker.is_(None)
     is_changed = sa.and_(
-        prices.c.drop_id <= _staged.c.drop_id,
-        sa.or_(*(prices.c[name] != _staged.c[name] for name in values)),
+        prices.c.drop_id <= staged.c.drop_id,
+        sa.or_(*(prices.c[name] != staged.c[name] for name in values)),
     )
     return (
         sa.select(
-            _staged.c.ticker,
+            staged.c.ticker,
             sa.func.sum(sa.case((is_new, 1), else_=0)).label("rows_new"),
             sa.func.sum(sa.case((is_new, 0), else_=1)).label("rows_changed"),
-            sa.func.min(_staged.c.date).label("first_changed"),
+            sa.func.min(staged.c.date).label("first_changed"),
         )
-        .join(prices, same(_staged, prices.c, "ticker", "date"), isouter=True)
+        .join(prices, same(staged, prices.c, "ticker", "date"), isouter=True)
         .where(sa.or_(is_new, is_changed))
-        .group_by(_staged.c.ticker)
+        .group_by(staged.c.ticker)
+    )
+
+
+def _taking(insert: Any, staged: sa.Table) -> Any:
+    """Insert the staged rows into prices, where no newer drop has told them."""
+    names = list(staged.c.keys())
+    insert = insert.from_select(names, sa.select(staged).where(sa.true()))
+    return insert.on_conflict_do_update(
+        index_elements=list(prices.primary_key),
+        set_={name: insert.excluded[name] for name in names[2:]},
+        where=prices.c.drop_id <= insert.excluded.drop_id,
     )
 
 

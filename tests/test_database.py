@@ -34,7 +34,7 @@ from tests.conftest import as_csv, make_prices
 Rows = dict[str, list[tuple[Any, ...]]]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
-BEFORE_IT_WRITES = "_upsert_staged"
+BEFORE_IT_WRITES = "_stage"
 AFTER_THE_PRICES = "_upsert"
 
 
