@@ -229,6 +229,12 @@ def daily_work(plan: Plan, work: Path) -> str:
         walked = run("walk", everything, *plan.weeks)
         told = f"backtest of all models on 503 tickers from {walked.told['trainings']} trainings"
         rows.append([told, f"{walked.wall:.0f}"])
+    largest = max(plan.rounds)
+    opened = run("ui", work / f"{largest}-0-chain").told
+    rows += [
+        [f"{page} of forecasts, {largest:,} tickers, in Chromium", f"{seconds:.1f}"]
+        for page, seconds in opened.items()
+    ]
     return table(" | wall s", rows)
 
 

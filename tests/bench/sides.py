@@ -199,6 +199,13 @@ def walk(source: str, first: str, last: str) -> dict[str, Any]:
     return {"trainings": sum(1 for _ in found)}
 
 
+def ui(home: str) -> dict[str, Any]:
+    """The web UI in a real browser."""
+    from tests.bench.ui import pages
+
+    return dict(pages(home))
+
+
 class _Lap:
     """Adds up what is done within it."""
 
