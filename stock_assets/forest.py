@@ -23,8 +23,7 @@ TIE = np.float32(1e-7)  # inputs no further apart are never separated
 PURE = np.finfo(np.float64).eps  # a mean variance of the outputs that no split can better
 PAIR = 2  # rows that any feature splits the same way
 TASKS_PER_CORE = 8  # forests differ in size
-
-_compiled = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+_HOW: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
 
 
 class Forests(NamedTuple):
@@ -65,6 +64,7 @@ class Forests(NamedTuple):
         def predict_some(first: int, last: int) -> None:
             rows = predicted[ends[first] : ends[last]]
             _predict(self.between(first, last), x, spans[first:last], rows)
+            rows /= self.starts.shape[1] - 1
 
         _in_threads(predict_some, len(spans))
         return predicted
@@ -79,8 +79,9 @@ class Forests(NamedTuple):
         return cls(**{name: arrays[name] for name in cls._fields})
 
     def take(self, which: Iterable[int]) -> "Forests":
-        """Those of the forests, in this order."""
-        return Forests.concatenate([self.between(0, 0), *(self.between(i, i + 1) for i in which)])
+        """Those of the forests, in this order; an IndexError if one is not there."""
+        numbers = map(range(len(self.starts)).__getitem__, which)
+        return Forests.concatenate([self.between(0, 0), *(self.between(i, i + 1) for i in numbers)])
 
     @classmethod
     def concatenate(cls, parts: Sequence["Forests"]) -> Self:
@@ -120,25 +121,20 @@ class _Recipe(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """Memory of a task, for one tree after the other; samples are rows drawn at least once."""
+    """Rows of a forest, and memory for one tree after the other; samples are rows drawn."""
 
     x: Array  # (features, rows) float32
-    presorted: Array  # (features, rows) rows of the span, ascending by each feature
-    order: Array  # (features, samples) the same of samples; those of a node are side by side
+    y: Array  # (rows, outputs)
+    presorted: Array  # (features, rows) rows, ascending by each feature
+    order: Array  # (features, rows) the same of samples; those of a node are side by side
     counts: Array  # (rows,) how often drawn
     residuals: Array  # (rows, outputs) from the mean of the node, times counts
     sums: Array  # (outputs,)
     is_left: Array  # (rows,) 1 or 0
-    right: Array  # (samples,) set aside
+    right: Array  # (rows,) set aside
     nodes: Array  # (nodes, 3) first sample, behind the last, and a feature whose order has them
     features: Array  # (features,) in the order in which they are drawn
     random: Array  # (1,) the state
-
-
-class _Node(NamedTuple):
-    start: int
-    end: int
-    weight: float
 
 
 def fit_forests(  # noqa: PLR0913  scikit-learn's names
@@ -188,10 +184,31 @@ def fit_forests(  # noqa: PLR0913  scikit-learn's names
             np.empty((leaves, y.shape[1]), np.float32),
             np.zeros((last - first, trees + 1, 2), np.int64),
         )
-        _fit(x, y, spans[first:last], recipe, room)
+        for number, (start, end) in enumerate(spans[first:last]):
+            room.starts[number, 0] = room.starts[number - 1, -1]  # of the first one, still 0
+            _fit(_work(x[start:end], y[start:end]), recipe, room, number)
         return Forests.concatenate([room.between(0, last - first)])
 
     return Forests.concatenate(_in_threads(fit_some, len(spans)))
+
+
+def _work(x: Array, y: Array) -> _Work:
+    rows, features = x.shape
+    x = np.ascontiguousarray(x.T)
+    return _Work(
+        x=x,
+        y=y,
+        presorted=np.argsort(x, axis=1).astype(np.uint32),
+        order=np.empty((features, rows), np.uint32),
+        counts=np.empty(rows, np.uint32),
+        residuals=np.empty(y.shape, np.float64),
+        sums=np.empty(y.shape[1], np.float64),
+        is_left=np.empty(rows, np.uint32),
+        right=np.empty(rows, np.uint32),
+        nodes=np.empty((2 * rows, 3), np.int64),
+        features=np.empty(features, np.int64),
+        random=np.empty(1, np.uint64),
+    )
 
 
 def _plain(array: Array, dtype: type) -> Array:
@@ -212,235 +229,210 @@ def _in_threads(function: Callable[[int, int], Any], n: int) -> list[Any]:
         return list(threads.map(function, bounds[:-1], bounds[1:]))
 
 
-@_compiled
-def _predict(forests, x, spans, predicted):
+def _kernel(function: Callable[..., Any]) -> Any:
+    """Compiled when first called; kept for the next process wherever files can be written."""
+    try:
+        return njit(cache=True, **_HOW)(function)
+    except RuntimeError:  # numba finds no directory
+        return njit(**_HOW)(function)
+
+
+_part = njit(inline="always")  # of a kernel: one at a time, each is compiled for as long as all
+
+
+@_kernel
+def _predict(forests, x, spans, sums):
+    """Add up what the trees say."""
+    feature, threshold, child, values, starts = forests
     behind = 0
     for i in range(len(spans)):
-        first, last = spans[i]
-        rows = predicted[behind : behind + last - first]
-        behind += last - first
-        trees = forests.starts.shape[1] - 1
-        for tree in range(trees):
-            root, leaf = forests.starts[i, tree]
-            _add_tree(_at(forests, root, leaf), x[first:last], rows)
-        rows /= trees
+        begin = behind
+        behind += spans[i, 1] - spans[i, 0]
+        for tree in range(starts.shape[1] - 1):
+            root, first_leaf = starts[i, tree, 0], starts[i, tree, 1]
+            for row in range(begin, behind):
+                node = root
+                while feature[node] != LEAF:
+                    value = x[spans[i, 0] + row - begin, feature[node]]
+                    node = root + child[node] + (value > threshold[node])
+                leaf = first_leaf + child[node]
+                for k in range(values.shape[1]):
+                    sums[row, k] += values[leaf, k]
 
 
-@_compiled
-def _add_tree(tree, x, rows):
-    for row in range(len(x)):
-        node = 0
-        while tree.feature[node] != LEAF:
-            goes_right = x[row, tree.feature[node]] > tree.threshold[node]
-            node = tree.child[node] + goes_right
-        for k in range(rows.shape[1]):
-            rows[row, k] += tree.values[tree.child[node], k]
+@_kernel
+def _fit(work, recipe, room, number):
+    """Put the forest of a number into the room, from its first node and leaf on."""
+    starts = room.starts
+    node, leaf = starts[number, 0, 0], starts[number, 0, 1]
+    for tree in range(recipe.trees):
+        work.random[0] = _mixed(_mixed(np.uint64(recipe.seed)) + np.uint64(tree))
+        _draw(work, recipe)
+        added = _grow(work, recipe, room, node, leaf)
+        node += added
+        leaf += (added + 1) // 2
+        starts[number, tree + 1, 0], starts[number, tree + 1, 1] = node, leaf
 
 
-@_compiled
-def _at(forests, node, leaf):
-    """The tree that begins there."""
-    return Forests(
-        forests.feature[node:],
-        forests.threshold[node:],
-        forests.child[node:],
-        forests.values[leaf:],
-        forests.starts,
-    )
-
-
-@_compiled
-def _fit(x, y, spans, recipe, room):
-    longest = 0
-    for first, last in spans:
-        longest = max(longest, last - first)
-    work = _workspace(longest, x.shape[1], y.shape[1])
-    node = leaf = 0
-    for i in range(len(spans)):
-        first, last = spans[i]
-        _presort(x[first:last], work)
-        room.starts[i, 0] = node, leaf
-        for tree in range(recipe.trees):
-            work.random[0] = _mixed(_mixed(np.uint64(recipe.seed)) + np.uint64(tree))
-            samples = _draw(last - first, recipe, work)
-            added = _grow(y[first:last], samples, recipe, work, _at(room, node, leaf))
-            node += added
-            leaf += (added + 1) // 2
-            room.starts[i, tree + 1] = node, leaf
-
-
-@_compiled
-def _workspace(rows, features, outputs):
-    return _Work(
-        np.empty((features, rows), np.float32),
-        np.empty((features, rows), np.uint32),
-        np.empty((features, rows), np.uint32),
-        np.empty(rows, np.uint32),
-        np.empty((rows, outputs), np.float64),
-        np.empty(outputs, np.float64),
-        np.empty(rows, np.uint32),
-        np.empty(rows, np.uint32),
-        np.empty((2 * rows, 3), np.int64),
-        np.empty(features, np.int64),
-        np.empty(1, np.uint64),
-    )
-
-
-@_compiled
-def _presort(x, work):
-    rows = len(x)
-    for feature in range(x.shape[1]):
-        work.x[feature, :rows] = x[:, feature]
-        work.presorted[feature, :rows] = np.argsort(x[:, feature])
-
-
-@_compiled
-def _draw(rows, recipe, work):
-    """Draw the rows of a tree; the number of samples."""
-    work.counts[:rows] = not recipe.bootstrap
+@_part
+def _draw(work, recipe):
+    """Draw the rows of a tree: the samples of its root."""
+    presorted, counts, order = work.presorted, work.counts, work.order
+    features, rows = presorted.shape
+    counts[:] = not recipe.bootstrap
     if recipe.bootstrap:
         for _ in range(max(1, int(recipe.max_samples * rows))):
-            work.counts[_below(rows, work.random)] += 1
+            counts[_below(rows, work.random)] += 1
     samples = 0
-    for feature in range(len(work.order)):
+    for feature in range(features):
         work.features[feature] = feature
         samples = 0
-        for row in work.presorted[feature, :rows]:
-            if work.counts[row]:
-                work.order[feature, samples] = row
-                samples += 1
-    return samples
+        for i in range(rows):
+            row = presorted[feature, i]
+            order[feature, samples] = row  # overwritten if not drawn: a branch would cost more
+            samples += counts[row] > 0
+    _note(work, 0, 0, samples, 0)
 
 
-@_compiled
-def _grow(y, samples, recipe, work, tree):
+@_part
+def _note(work, number, start, end, known):
+    nodes = work.nodes
+    nodes[number, 0], nodes[number, 1], nodes[number, 2] = start, end, known
+
+
+@_part
+def _grow(work, recipe, room, root, leaf):
     """Grow a tree, level by level; the number of its nodes."""
-    work.nodes[0] = 0, samples, 0
+    x, order, bounds = work.x, work.order, work.nodes
+    least = 2 * recipe.min_samples_leaf
     nodes, leaves, number = 1, 0, 0
     while number < nodes:
-        start, end, known = work.nodes[number]
-        rows = work.order[known, start:end]
-        weight = _mean(y, rows, work, tree.values[leaves])
+        start, end = bounds[number, 0], bounds[number, 1]
+        weight = _mean(work, number, room.values, leaf + leaves)
         feature, middle = LEAF, 0
-        if len(rows) >= 2 * recipe.min_samples_leaf and _centre(y, rows, work) > PURE * weight:
-            feature, middle = _best_split(_Node(start, end, weight), recipe, work)
-        tree.feature[number] = feature
+        if end - start >= least and _centre(work, number) > PURE * weight:
+            feature, middle = _best_split(work, recipe, number, weight)
+        room.feature[root + number] = feature
         if feature == LEAF:
-            tree.child[number] = leaves
-            tree.threshold[number] = 0
+            room.child[root + number] = leaves
+            room.threshold[root + number] = 0
             leaves += 1
         else:
-            tree.child[number] = nodes
-            tree.threshold[number] = _threshold(feature, middle, work)
-            work.nodes[nodes] = start, middle, feature
-            work.nodes[nodes + 1] = middle, end, feature
+            room.child[root + number] = nodes
+            below, above = order[feature, middle - 1], order[feature, middle]
+            room.threshold[root + number] = _threshold(x[feature, below], x[feature, above])
+            _note(work, nodes, start, middle, feature)
+            _note(work, nodes + 1, middle, end, feature)
+            if max(middle - start, end - middle) >= least:
+                _partition(work, nodes)
             nodes += 2
-            if max(middle - start, end - middle) >= 2 * recipe.min_samples_leaf:
-                _partition(work.nodes[nodes - 2 : nodes], work)
         number += 1
     return nodes
 
 
-@_compiled
-def _mean(y, rows, work, value):
-    """Put the mean of y into the sums and the value; the weight of the rows."""
-    sums = work.sums
+@_part
+def _mean(work, number, values, leaf):
+    """Put the mean of y into the sums and the value of the leaf; the weight of the node."""
+    y, sums, known = work.y, work.sums, work.nodes[number, 2]
     sums[:] = 0
     weight = 0.0
-    for row in rows:
+    for sample in range(work.nodes[number, 0], work.nodes[number, 1]):
+        row = work.order[known, sample]
         count = work.counts[row]
         weight += count
-        for k in range(y.shape[1]):
+        for k in range(len(sums)):
             sums[k] += count * y[row, k]
-    for k in range(y.shape[1]):
+    for k in range(len(sums)):
         sums[k] /= weight
-        value[k] = sums[k]
+        values[leaf, k] = sums[k]
     return weight
 
 
-@_compiled
-def _centre(y, rows, work):
+@_part
+def _centre(work, number):
     """Fill in residuals from the mean; the mean over outputs of their squares, times weight."""
+    y, sums, residuals, known = work.y, work.sums, work.residuals, work.nodes[number, 2]
     squares = 0.0
-    for row in rows:
+    for sample in range(work.nodes[number, 0], work.nodes[number, 1]):
+        row = work.order[known, sample]
         count = work.counts[row]
-        for k in range(y.shape[1]):
-            residual = y[row, k] - work.sums[k]
-            work.residuals[row, k] = count * residual
+        for k in range(len(sums)):
+            residual = y[row, k] - sums[k]
+            residuals[row, k] = count * residual
             squares += count * residual * residual
-    return squares / y.shape[1]
+    return squares / len(sums)
 
 
-@_compiled
-def _best_split(node, recipe, work):
+@_part
+def _best_split(work, recipe, number, weight):
     """The feature and the first sample of the right child, or `LEAF` and 0."""
-    features = work.features
+    x, order, features = work.x, work.order, work.features
+    start, end = work.nodes[number, 0], work.nodes[number, 1]
     best_gain, best_feature, best_middle = -1.0, LEAF, 0
     is_any_varying = False
     for visited in range(len(features)):
-        is_enough = visited >= recipe.max_features or node.end - node.start == PAIR
+        is_enough = visited >= recipe.max_features or end - start == PAIR
         if is_any_varying and is_enough:
             break
         drawn = visited + _below(len(features) - visited, work.random)
         features[visited], features[drawn] = features[drawn], features[visited]
         feature = features[visited]
-        lowest, highest = work.order[feature, node.start], work.order[feature, node.end - 1]
-        if work.x[feature, highest] <= work.x[feature, lowest] + TIE:
-            continue
-        is_any_varying = True
-        gain, middle = _scan(feature, node, recipe.min_samples_leaf, work)
-        if gain > best_gain:
-            best_gain, best_feature, best_middle = gain, feature, middle
+        lowest, highest = order[feature, start], order[feature, end - 1]
+        if x[feature, highest] > x[feature, lowest] + TIE:
+            is_any_varying = True
+            gain, middle = _scan(work, recipe.min_samples_leaf, number, weight, feature)
+            if gain > best_gain:
+                best_gain, best_feature, best_middle = gain, feature, middle
     return best_feature, best_middle
 
 
-@_compiled
-def _scan(feature, node, min_samples_leaf, work):
+@_part
+def _scan(work, min_samples_leaf, number, weight, feature):
     """The largest gain of a split by x, -1 if there is none, and where.
 
     Of residuals, whose sum is 0, squared error falls by |sum left|^2 * (1 / left + 1 / right),
     where left and right are weights: here without the weight of both, the same in all splits.
     """
-    sums, order, x, residuals = work.sums, work.order, work.x, work.residuals
+    x, order, counts = work.x, work.order, work.counts
+    sums, residuals = work.sums, work.residuals
+    start, end = work.nodes[number, 0], work.nodes[number, 1]
     sums[:] = 0
     left = 0.0
     best_gain, best_middle = -1.0, 0
-    for middle in range(node.start + 1, node.end - min_samples_leaf + 1):
+    for middle in range(start + 1, end - min_samples_leaf + 1):
         row = order[feature, middle - 1]
-        left += work.counts[row]
+        left += counts[row]
         squares = 0.0
         for k in range(len(sums)):
             total = sums[k] + residuals[row, k]
             sums[k] = total
             squares += total * total
         if (
-            middle - node.start >= min_samples_leaf
+            middle - start >= min_samples_leaf
             and x[feature, order[feature, middle]] > x[feature, row] + TIE
         ):
-            gain = squares / (left * (node.weight - left))
+            gain = squares / (left * (weight - left))
             if gain > best_gain:
                 best_gain, best_middle = gain, middle
     return best_gain, best_middle
 
 
-@_compiled
-def _threshold(feature, middle, work):
+@_part
+def _threshold(below, above):
     """Half-way, but below the value on the right even where float32 has nothing between."""
-    x, order = work.x[feature], work.order[feature]
-    below, above = x[order[middle - 1]], x[order[middle]]
     threshold = np.float32(0.5 * below + 0.5 * above)
     return threshold if threshold < above else below
 
 
-@_compiled
-def _partition(children, work):
-    """Move the rows of the left child before those of the right one, in every order."""
-    start, middle, split = children[0]
-    end = children[1, 1]
+@_part
+def _partition(work, child):
+    """Move the rows of a left child before those of the right one, in every order."""
+    start, middle, end = work.nodes[child, 0], work.nodes[child, 1], work.nodes[child + 1, 1]
+    split = work.nodes[child, 2]
     is_left, right, order = work.is_left, work.right, work.order
     for sample in range(start, end):
-        is_left[work.order[split, sample]] = sample < middle
-    for feature in range(len(work.order)):
+        is_left[order[split, sample]] = sample < middle
+    for feature in range(len(order)):
         lefts, rights = start, 0
         for sample in range(start, end):
             row = order[feature, sample]
@@ -452,14 +444,14 @@ def _partition(children, work):
             order[feature, middle + k] = right[k]
 
 
-@_compiled
+@_part
 def _below(n, random):
     """A random number from 0 to n - 1, by Lemire's multiplication."""
     random[0] += np.uint64(0x9E3779B97F4A7C15)
     return np.int64(((_mixed(random[0]) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
 
 
-@_compiled
+@_part
 def _mixed(state):
     """SplitMix64 (Steele, Lea and Flood 2014) of a state."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -160,6 +160,64 @@ def test_few_rows_are_a_single_leaf(rows: int) -> None:
     np.testing.assert_allclose(fitted.values[0], y.mean(axis=0), rtol=1e-5)
 
 
+def test_a_split_leaves_enough_rows_on_both_sides() -> None:
+    x = np.arange(30.0)[:, None]
+    for outlier in (0, 29):  # best split off alone
+        y = np.zeros((30, 1))
+        y[outlier] = 1
+        fitted = fit_forests(x, y, whole(x), **TREE | {"min_samples_leaf": 10})
+        sizes = np.unique(fitted.predict(x, whole(x)), return_counts=True)[1]
+        assert sizes.min() >= 10
+        assert len(sizes) == 2
+
+
+def test_a_node_looks_at_a_share_of_the_features() -> None:
+    x, y = regression(40)
+    x[:, 4] = y[:, 0] = np.arange(40)  # the best of all
+    settings = TREE | {"trees": 200, "min_samples_leaf": 20}
+    for share, looked in ((1.0, 9), (0.4, 3), (0.01, 1)):
+        fitted = fit_forests(x, y[:, :1], whole(x), **settings | {"max_features": share})
+        roots = fitted.feature[fitted.starts[0, :-1, 0]]
+        assert abs((roots == 4).mean() - looked / 9) < 0.1
+
+
+def test_a_seed_gives_the_same_trees_in_every_version() -> None:
+    x, y = regression(60)
+    fitted = fit_forests(x, y, whole(x), **FOREST | {"trees": 4, "min_samples_leaf": 6}, seed=5)
+    assert fitted.feature.tolist() == [
+        1,
+        3,
+        5,
+        -1,
+        -1,
+        -1,
+        -1,
+        5,
+        5,
+        0,
+        6,
+        -1,
+        -1,
+        -1,
+        -1,
+        -1,
+        5,
+        -1,
+        8,
+        -1,
+        0,
+        -1,
+        -1,
+        2,
+        8,
+        -1,
+        5,
+        -1,
+        -1,
+        -1,
+    ]
+
+
 def test_constant_outputs_or_inputs_are_a_single_leaf() -> None:
     x, y = regression(50)
     settings = TREE | {"min_samples_leaf": 1}
@@ -178,9 +236,31 @@ def test_constant_features_are_passed_over() -> None:
 
 
 def test_neighbours_among_float32_are_separated() -> None:
-    x = np.array([[1e6], [np.nextafter(np.float32(1e6), np.float32(2e6))]])
+    x = np.float32(1e6) + np.float32(1 / 16) * np.arange(4, dtype=np.float32)[:, None]
+    assert np.nextafter(x[0], x[1]) == x[1]
     fitted = fit_forests(x, x, whole(x), **TREE | {"min_samples_leaf": 1})
     np.testing.assert_array_equal(fitted.predict(x, whole(x)), x)
+
+
+def test_a_forest_that_is_not_there_is_not_taken() -> None:
+    x, y = regression(20)
+    fitted = fit_forests(x, y, np.array([[0, 10], [10, 20]]), **FOREST, seed=0)
+    for number in (2, -3):
+        with pytest.raises(IndexError):
+            fitted.take([number])
+
+
+def test_kernels_work_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_directory(*, cache: bool = False, **_: Any) -> Callable[[Any], Any]:
+        def compiled(function: Any) -> Any:
+            if cache:
+                raise RuntimeError("no locator available")
+            return function
+
+        return compiled
+
+    monkeypatch.setattr(forest, "njit", without_directory)
+    assert forest._kernel(abs) is abs
 
 
 def test_no_forests_and_rows_that_are_not_there() -> None:

@@ -35,14 +35,14 @@ class Plan:
         rounds: Of all sides in turn, by the number of tickers.
         with_script: Numbers of tickers that the script is measured with: it takes as long for each
             ticker, however many there are.
-        daily: Tickers that have one more day.
+        daily: Tickers that have one more day, and how many such days.
         shared: Tickers that worker processes share, and how many are in a range.
         weeks: First and last day of the backtest.
     """
 
     rounds: dict[int, int]
     with_script: Collection[int]
-    daily: int
+    daily: tuple[int, int]
     shared: tuple[int, int]
     weeks: tuple[str, str]
 
@@ -50,7 +50,7 @@ class Plan:
 FULL = Plan(
     rounds={100: 3, 503: 3, 2_000: 1, 8_000: 1},
     with_script=(100, 503),
-    daily=503,
+    daily=(503, 3),
     shared=(8_000, 80),  # a range for each of a hundred pods
     weeks=("2018-04-02", "2019-03-20"),  # fifty trainings
 )
@@ -199,20 +199,21 @@ def spent(chains: dict[int, list[Run]]) -> str:
 
 def daily_work(plan: Plan, work: Path) -> str:
     """What is done each day, and what is done once."""
-    history = markets.market(plan.daily, 263)
+    tickers, more_days = plan.daily
+    history = markets.market(tickers, 250 + more_days)
     dates = np.sort(history["date"].unique())
     home = work / "daily"
     base = work / "base.csv"
     base.write_bytes(as_csv(history[history["date"] <= dates[249]]))
     run("ingest", home, base)
     days = []
-    for day in dates[250:253]:
+    for day in dates[250:]:
         drop = work / f"{pd.Timestamp(day):%Y-%m-%d}.csv"
         drop.write_bytes(as_csv(history[history["date"] == day]))
         days.append(run("ingest", home, drop))
     rows = [
         [
-            f"one more day of {plan.daily} tickers with 250 days, to forecasts",
+            f"one more day of {tickers} tickers with 250 days, to forecasts",
             middle([d.wall for d in days]),
         ],
         ["of which forecasting", middle([d.part("forecast", "fit") for d in days])],
