@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtr  # Student's distribution function; scipy.stats takes long to load
 
 from stock_assets.features import FloatArray
 
@@ -54,7 +54,7 @@ def p_value_of_mean(means: FloatArray) -> float:
     standard_error = means.std(ddof=1) / math.sqrt(len(means))
     if standard_error == 0:
         return 0.0 if means[0] > 0 else 1.0
-    return float(student_t.sf(means.mean() / standard_error, df=len(means) - 1))
+    return float(stdtr(len(means) - 1, -means.mean() / standard_error))
 
 
 def diebold_mariano(gains: FloatArray, h: int) -> tuple[float, float]:
@@ -86,4 +86,4 @@ def diebold_mariano(gains: FloatArray, h: int) -> tuple[float, float]:
         return 0.0, 1.0
     small_sample = math.sqrt((n + 1 - 2 * h + h * (h - 1) / n) / n)
     statistic = small_sample * float(gains.mean()) / math.sqrt(variance / n)
-    return statistic, 2 * float(student_t.sf(abs(statistic), df=n - 1))
+    return statistic, 2 * float(stdtr(n - 1, -abs(statistic)))

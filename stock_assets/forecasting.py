@@ -7,6 +7,7 @@ forecasts of unseen days have earned. Many tickers are worked on at once, in one
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
@@ -14,7 +15,6 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import clone
 
 from stock_assets.evaluation import coverage, mae, ratio, rmse
 from stock_assets.features import FEATURES, WARM_UP, FloatArray, Rows, spans_rows, ticker_spans
@@ -238,8 +238,7 @@ def train_pooled(panel: Panel, models: Models) -> dict[str, PooledModel]:
     first_days = np.array(usable, dtype="datetime64[D]")
 
     def fitted(model: PooledRegressor, rows: Rows) -> PooledRegressor:
-        unfitted: PooledRegressor = clone(model)
-        return unfitted.fit(panel.table.iloc[rows].reset_index(drop=True), y[rows])
+        return deepcopy(model).fit(panel.table.iloc[rows].reset_index(drop=True), y[rows])
 
     return {
         name: PooledModel(

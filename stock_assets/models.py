@@ -10,6 +10,7 @@ import io
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -17,9 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.ensemble import HistGradientBoostingRegressor
-from threadpoolctl import ThreadpoolController
 
 from stock_assets.errors import SetupError
 from stock_assets.features import FEATURES, FloatArray, Rows
@@ -28,7 +26,6 @@ from stock_assets.forest import Forests, fit_forests
 H = 10
 HORIZONS = np.arange(1, H + 1)
 NAIVE = "naive"
-_THREADS = ThreadpoolController()
 _LEAST_VARIANCE = 1e-10  # of a direction of the features against the largest, to learn from it
 _LEAST_DEVIATION = 1e-10  # of a feature against its mean, to be no constant
 _WORTH_A_POOL = 40  # tickers; starting worker processes costs as much as fitting these
@@ -199,7 +196,7 @@ class OneByOne(TickerModel):
         estimator: Unfitted. It predicts from all rows of a history up to the last one asked for.
     """
 
-    estimator: BaseEstimator
+    estimator: Any
 
     def fit(self, x: FloatArray, y: FloatArray, spans: Rows) -> "Estimators":
         """In as many processes as there are processors, where there are many tickers."""
@@ -237,30 +234,27 @@ class Estimators:
         return cls(_from_bytes(arrays))
 
 
-class PooledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+@dataclass
+class PooledRegressor:
     """Learns from all tickers at once how one of them will do against the others.
 
     Its target is the return over ten days less the mean of all tickers on the same day, in units
     of volatility: of the market itself, which moves all of them, a hundred days teach nothing. The
     days between lie on a straight line. It sees `FEATURES`, volatility, and the sector one-hot.
 
-    Args:
-        regressor: Predicts one output.
+    Attributes:
+        regressor: Unfitted; its ``fit`` gives one that predicts one output.
     """
 
-    def __init__(self, regressor: BaseEstimator | None) -> None:
-        self.regressor = regressor
+    regressor: Any
 
     def fit(self, table: pd.DataFrame, y: FloatArray) -> Self:
         """Learn from feature table rows of any tickers and their (n, 10) log returns."""
         self.sectors_ = sorted(set(table["sector"]))
         last = pd.Series(y[:, -1])
         relative = last - last.groupby(table["date"].to_numpy()).transform("mean")
-        self.regressor_ = clone(self.regressor)
-        with _THREADS.limit(limits=1, user_api="openmp"):  # waiting for each other costs more
-            self.regressor_.fit(self._inputs(table), relative.to_numpy() / _ten_days(table))
-        if isinstance(self.regressor, HistGradientBoostingRegressor):
-            self.regressor_ = BoostedTrees.of(self.regressor_)
+        target = relative.to_numpy() / _ten_days(table)
+        self.regressor_ = deepcopy(self.regressor).fit(self._inputs(table), target)
         return self
 
     def predict(self, table: pd.DataFrame) -> FloatArray:
@@ -290,8 +284,30 @@ class PooledRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
+class GradientBoosting:
+    """Histogram-based gradient boosting of scikit-learn, with its names and one thread."""
+
+    max_iter: int
+    learning_rate: float
+    max_depth: int
+    min_samples_leaf: int
+    l2_regularization: float
+    random_state: int = 0
+
+    def fit(self, x: FloatArray, y: FloatArray) -> "BoostedTrees":
+        """Learn (n,) from (n, inputs) without missing values."""
+        from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415  takes a second
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+        with threadpool_limits(limits=1, user_api="openmp"):  # waiting for each other costs more
+            fitted = HistGradientBoostingRegressor(**vars(self)).fit(x, y)
+        nodes = [tree.nodes for (tree,) in fitted._predictors]  # noqa: SLF001
+        return BoostedTrees(np.ravel(fitted._baseline_prediction), np.concatenate(nodes))  # noqa: SLF001
+
+
+@dataclass(frozen=True)
 class BoostedTrees:
-    """A fitted gradient boosting of scikit-learn in two arrays, which are loaded in a moment.
+    """A fitted `GradientBoosting` in two arrays, which are loaded in a moment.
 
     Attributes:
         baseline: (1,) the mean that the trees add to.
@@ -300,12 +316,6 @@ class BoostedTrees:
 
     baseline: FloatArray
     nodes: npt.NDArray[np.void]
-
-    @classmethod
-    def of(cls, fitted: HistGradientBoostingRegressor) -> Self:
-        """Of one that predicts a single output from numbers."""
-        nodes = [tree.nodes for (tree,) in fitted._predictors]  # noqa: SLF001
-        return cls(np.ravel(fitted._baseline_prediction), np.concatenate(nodes))  # noqa: SLF001
 
     def predict(self, x: FloatArray) -> FloatArray:
         """(n,) from (n, inputs) without missing values."""
@@ -322,18 +332,18 @@ class BoostedTrees:
         return told
 
 
-class SeriesRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+@dataclass
+class SeriesRegressor:
     """A univariate model of statsforecast, on the path of log closes.
 
     It is fitted when it first predicts, on as many rows as `fit` was given, so that nothing of
     statsforecast needs to be kept. `predict` takes the rows from the first one of `fit` on.
 
-    Args:
+    Attributes:
         name: Of a class in ``statsforecast.models`` that can go ``forward``.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
     def fit(self, x: FloatArray, y: FloatArray) -> Self:  # noqa: ARG002  scikit-learn's signature
         """Remember how many rows may be learned from.
@@ -370,13 +380,12 @@ MODELS: dict[str, TickerModel | PooledRegressor] = {
     "ridge": LeastSquares(alpha=300),
     "random_forest": RandomForest(),
     "gradient_boosting": PooledRegressor(
-        HistGradientBoostingRegressor(
+        GradientBoosting(
             max_iter=30,
             learning_rate=0.02,
             max_depth=2,
             min_samples_leaf=500,
             l2_regularization=100,
-            random_state=0,
         )
     ),
     "auto_ets": OneByOne(SeriesRegressor("AutoETS")),
@@ -488,11 +497,11 @@ def _pool(spans: Rows) -> Parallel:
     return Parallel(n_jobs=-1 if len(spans) >= _WORTH_A_POOL else 1)
 
 
-def _fitted(estimator: BaseEstimator, x: FloatArray, y: FloatArray) -> Any:
-    return clone(estimator).fit(x, y)
+def _fitted(estimator: Any, x: FloatArray, y: FloatArray) -> Any:
+    return deepcopy(estimator).fit(x, y)
 
 
-def _predicted(estimator: BaseEstimator, x: FloatArray, last: int) -> FloatArray:
+def _predicted(estimator: Any, x: FloatArray, last: int) -> FloatArray:
     return np.asarray(estimator.predict(x))[-last:]
 
 

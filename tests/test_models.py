@@ -3,13 +3,14 @@
 import io
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 from joblib import parallel_config
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
@@ -36,6 +37,7 @@ from stock_assets.models import (
     Artifact,
     Estimators,
     Fitted,
+    GradientBoosting,
     H,
     LeastSquares,
     Linear,
@@ -102,7 +104,7 @@ def told_by(name: str, table: pd.DataFrame) -> FloatArray:
     if isinstance(model, PooledRegressor):
         learned = spans_rows(spans_of(table, without=12))
         known = table.iloc[learned].reset_index(drop=True)
-        fitted: PooledRegressor = clone(model).fit(known, returns_of(table)[learned])
+        fitted = deepcopy(model).fit(known, returns_of(table)[learned])
         return fitted.predict(table)
     return predictions(fitted_model(name, table), matrix(table), spans_of(table))
 
@@ -410,7 +412,9 @@ def test_there_may_be_very_many_sectors() -> None:
     table = pooled_table(90)
     table["sector"] = [f"S{n}" for n in range(len(table))]
     assert len(table) > 300  # scikit-learn's own categories end at 255
-    told = clone(MODELS["gradient_boosting"]).fit(table, returns_of(table)).predict(table)
+    model = deepcopy(MODELS["gradient_boosting"])
+    assert isinstance(model, PooledRegressor)
+    told = model.fit(table, returns_of(table)).predict(table)
     assert np.isfinite(told).all()
 
 
@@ -430,17 +434,20 @@ def test_the_days_between_lie_on_a_straight_line_in_units_of_volatility() -> Non
     np.testing.assert_allclose(told, last[:, None] * HORIZONS / 10, rtol=1e-12)
 
 
-@pytest.mark.parametrize("leaves", [2, 31])
-def test_boosted_trees_say_what_those_of_scikit_learn_do(leaves: int) -> None:
-    table = pooled_table(120)
-    y, boosting = (
-        returns_of(table),
-        HistGradientBoostingRegressor(max_iter=20, max_leaf_nodes=leaves),
+def boosting(max_depth: int) -> GradientBoosting:
+    return GradientBoosting(
+        max_iter=20, learning_rate=0.1, max_depth=max_depth, min_samples_leaf=5, l2_regularization=1
     )
-    one, other = PooledRegressor(boosting), PooledRegressor(make_pipeline(boosting))
-    told = one.fit(table, y).predict(table)
-    assert len(np.unique(told)) > 100
-    np.testing.assert_allclose(told, other.fit(table, y).predict(table), rtol=1e-12)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 9])
+def test_boosted_trees_say_what_those_of_scikit_learn_do(depth: int) -> None:
+    table = pooled_table(120)
+    y, ours = returns_of(table), boosting(depth)
+    told = PooledRegressor(ours).fit(table, y).predict(table)
+    theirs = PooledRegressor(HistGradientBoostingRegressor(**vars(ours))).fit(table, y)
+    assert len(np.unique(told)) > 20
+    np.testing.assert_allclose(told, theirs.predict(table), rtol=1e-12)
 
 
 def test_the_index_of_the_table_does_not_matter() -> None:
@@ -574,7 +581,7 @@ def test_an_artifact_gives_the_models_of_the_tickers_that_it_has(
 
 def test_boosted_trees_that_did_split_survive_their_artifact() -> None:
     table = pooled_table()
-    model = PooledRegressor(HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=5))
+    model = PooledRegressor(boosting(3))
     model.fit(table, returns_of(table))
     loaded = PooledRegressor.from_arrays(unarchived(archive(model.arrays())))
     strange = pd.concat([table, table.assign(sector="Shipping")], ignore_index=True)
