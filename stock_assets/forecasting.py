@@ -315,22 +315,24 @@ def told_paths(
         By model (days of all tickers, 10) log returns; missing where a ticker lacks it.
     """
     spans = panel.last(last)
-    rows = spans_rows(spans)
+    days = spans[:, 1] - spans[:, 0]
+    ends = np.cumsum(days)
+    places = np.column_stack([ends - days, ends])  # of the spans in what is returned
     number = {ticker: number for number, ticker in enumerate(panel.tickers)}
-    predicted = {name: np.full((len(panel.x), H), np.nan) for name in weights}
-    predicted[NAIVE] = np.zeros((len(panel.x), H))
+    predicted = {name: np.full((days.sum(), H), np.nan) for name in weights}
+    predicted[NAIVE] = np.zeros((days.sum(), H))
     for artifact in artifacts:
         which = [number[ticker] for ticker in artifact.tickers]
         begins = panel.spans[which, 0] + WARM_UP
         for name in artifact.fitted.keys() & weights.keys():
             told = artifact.fitted[name].predict(panel.x, spans[which], begins)
-            predicted[name][spans_rows(spans[which])] = told
+            predicted[name][spans_rows(places[which])] = told
     for name in pooled.keys() & weights.keys():
-        own = spans_rows(spans[np.isfinite(weights[name])])
-        predicted[name][own] = pooled[name].final.predict(panel.table.iloc[own])
+        has = np.isfinite(weights[name])
+        told = pooled[name].final.predict(panel.table.iloc[spans_rows(spans[has])])
+        predicted[name][spans_rows(places[has])] = told
     return {
-        name: np.repeat(weight, spans[:, 1] - spans[:, 0])[:, None] * predicted[name][rows]
-        for name, weight in weights.items()
+        name: np.repeat(weight, days)[:, None] * predicted[name] for name, weight in weights.items()
     }
 
 

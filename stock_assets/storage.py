@@ -68,7 +68,7 @@ class Store:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def write_features(self, features: pd.DataFrame) -> None:
-        """Replace the feature tables of the tickers in a frame that ascends by ticker and date."""
+        """Replace the feature tables of tickers, one below the other and each ascending by date."""
         table = pa.Table.from_pandas(features, preserve_index=False).replace_schema_metadata()
         texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
         start = 0

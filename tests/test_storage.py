@@ -141,6 +141,13 @@ def test_features_come_back_as_they_were(store: Store) -> None:
     pd.testing.assert_frame_equal(store.read_features(["BRK.B"]), of_one, check_exact=True)
 
 
+def test_tickers_may_come_in_the_order_of_another_alphabet(store: Store) -> None:
+    """As a database sorts them that does not look at dots."""
+    store.write_features(features(("BRKA", 2), ("BRK.B", 3)))
+    found = store.read_features(["BRKA", "BRK.B"])
+    assert found["ticker"].tolist() == ["BRK.B"] * 3 + ["BRKA"] * 2
+
+
 def test_any_index_of_features_is_dropped(store: Store) -> None:
     table = features(("A", 3), ("B", 2))
     store.write_features(table.set_index(pd.Index([7, 7, 3, 1, 0])))
