@@ -1,5 +1,6 @@
 """The command line: ``stock-assets``."""
 
+import gc
 import json
 import os
 import signal
@@ -40,6 +41,8 @@ def main() -> None:
     except StockAssetsError as error:
         err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(EXIT_FAILED)
+    finally:
+        gc.freeze()  # else the interpreter goes through all of Dagster to leave, for a second
 
 
 @app.command()
