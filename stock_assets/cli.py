@@ -36,6 +36,7 @@ Tickers = Annotated[list[str] | None, typer.Argument(help="Tickers; all if none 
 
 def main() -> None:
     """Run a command; an error that the user can mend is a sentence, not a traceback."""
+    gc.set_threshold(100_000)  # of very many objects that a command makes, few lie in circles
     try:
         app()
     except StockAssetsError as error:

@@ -580,7 +580,7 @@ from stock_assets.database import Database
 from stock_assets.definitions import defs
 from stock_assets.storage import Store
 
-owner, name = {"ticker_models": (Store, "write_artifact"), "forecasts": (Database, "_upsert")}[
+owner, name = {"ticker_models": (Store, "write_artifact"), "forecasts": (Database, "_upsert_all")}[
     sys.argv[1]
 ]
 original, calls = getattr(owner, name), []

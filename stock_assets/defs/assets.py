@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Collection, Container, Iterator
 from dataclasses import fields
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -487,9 +488,15 @@ def _demand(asked: Collection[str], found: Container[str], what: str) -> None:
 
 
 def _panel(context: dg.AssetExecutionContext, store: Store) -> Panel:
-    features = store.read_features(context.partition_keys)
+    return _panel_of_run(context.run.run_id, store, tuple(context.partition_keys))
+
+
+@lru_cache(maxsize=1)
+def _panel_of_run(_run_id: str, store: Store, tickers: tuple[str, ...]) -> Panel:
+    """Read once in a run, for training and for forecasting."""
+    features = store.read_features(tickers)
     found = set(features["ticker"]) if len(features) else set()
-    _demand(context.partition_keys, found, "features: materialize price_features first")
+    _demand(tickers, found, "features: materialize price_features first")
     return Panel.of(features)
 
 

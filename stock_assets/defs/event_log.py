@@ -9,12 +9,12 @@ from threading import RLock, local
 from typing import Any
 
 import dagster as dg
+import sqlalchemy as sa
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster_postgres import PostgresEventLogStorage
-from sqlalchemy import Connection
 
 _INSERT = SqlEventLogStorageTable.insert()
 _MATERIALIZED = dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -55,7 +55,7 @@ class _Batches(SqlEventLogStorage):
                     self.store_asset_check_event(event, event_id)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self) -> Iterator[sa.Connection]:
         """A transaction that all writes of this thread take part in."""
         with self.index_transaction() as connection:
             self._batch.connection = connection
@@ -65,7 +65,7 @@ class _Batches(SqlEventLogStorage):
                 del self._batch.connection
 
     @contextmanager
-    def index_connection(self) -> Iterator[Connection]:
+    def index_connection(self) -> Iterator[sa.Connection]:
         """The connection of the open transaction, else a new one."""
         connection = getattr(self._batch, "connection", None)
         if connection is not None:
@@ -84,4 +84,14 @@ class SqliteEvents(_Batches, SqliteEventLogStorage):
 
 
 class PostgresEvents(_Batches, PostgresEventLogStorage):
-    """The log in Postgres."""
+    """The log in Postgres, over a connection that stays open: Dagster takes a new one each time."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._engine: Any = sa.create_engine(
+            self._engine.url,
+            isolation_level="AUTOCOMMIT",
+            pool_size=1,
+            max_overflow=-1,
+            pool_pre_ping=True,
+        )
