@@ -1,30 +1,18 @@
-"""Connecting to the prediction database: one writer at a time, and the newest tables.
-
-Every write is one transaction and may be repeated: the rows end up the same. One writer at a time,
-on SQLite by its nature and on PostgreSQL by a lock, so that no two writers wait for each other.
-"""
+"""Writing to the prediction database: every write is one transaction, and may be repeated."""
 
 import io
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stock_assets.errors import SetupError
-from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE
-
-_SQLITE_WAIT_SECONDS = 60
-_POSTGRES_LOCK = 7_301_867_462  # any number that is ours alone
+from stock_assets.engine import address, migrated, new_engine, writing
 
 
 class Connection:
@@ -36,13 +24,7 @@ class Connection:
         Raises:
             SetupError: It is none.
         """
-        try:
-            self.url = sa.make_url(url)
-        except sa.exc.ArgumentError as error:
-            raise SetupError(
-                "STOCK_ASSETS_DATABASE_URL is no address of a database. "
-                "Expected one such as postgresql://user:password@host/name"
-            ) from error
+        self.url = address(url)
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -51,26 +33,11 @@ class Connection:
         Raises:
             SetupError: The database does not answer.
         """
-        if self.url.get_backend_name() == "sqlite":
-            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
-            engine = sa.create_engine(self.url, connect_args={"timeout": _SQLITE_WAIT_SECONDS})
-            sa.event.listen(engine, "connect", _set_up_sqlite)
-            sa.event.listen(engine, "begin", _begin_sqlite)
-        else:
-            engine = sa.create_engine(
-                self.url, pool_pre_ping=True, executemany_mode="values_plus_batch"
-            )
-        try:
-            _migrate(engine)
-        except sa.exc.OperationalError as error:
-            raise SetupError(
-                f"The database {self.url.render_as_string()} cannot be used: {error.orig}"
-            ) from error
-        return engine
+        return migrated(new_engine(self.url))
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with _writing(self.engine) as connection:
+        with writing(self.engine) as connection:
             yield connection
 
     @property
@@ -117,9 +84,6 @@ class Connection:
         return staged
 
 
-_version = sa.table(VERSION_TABLE, sa.column("version_num"))
-
-
 def frame(result: sa.CursorResult[Any]) -> pd.DataFrame:
     """All rows of a result."""
     return pd.DataFrame(result.all(), columns=list(result.keys()))
@@ -145,39 +109,3 @@ def _updating(insert: Any, table: sa.Table, names: Iterable[str]) -> Any:
 def same(table: sa.Table, other: Any, *names: str) -> sa.ColumnElement[bool]:
     """Whether two tables agree in these columns."""
     return sa.and_(*(table.c[name] == other[name] for name in names))
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say so
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.create_function("ln", 1, math.log, deterministic=True)
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    """A writer takes its lock at once: one that has read first could not wait for another."""
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-@contextmanager
-def _writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that is the only writing one."""
-    with engine.execution_options(writes=True).begin() as connection:
-        if engine.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
-        yield connection
-
-
-def _migrate(engine: sa.Engine) -> None:
-    """Bring the tables to the newest revision; another process may be at it too."""
-    with engine.connect() as connection:
-        if sa.inspect(connection).has_table(VERSION_TABLE):
-            version = connection.scalar(sa.select(_version.c.version_num))
-            if version == SCHEMA_REVISION:
-                return
-    scripts = Config()
-    scripts.set_main_option("script_location", "stock_assets:migrations")
-    with _writing(engine) as connection:
-        scripts.attributes["connection"] = connection
-        command.upgrade(scripts, "head")

@@ -4,13 +4,10 @@ Every physical line after the header that is not blank is one row, so line numbe
 a quoted field may hold commas, but not a line break.
 """
 
-import csv
-import gzip
 import io
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -24,20 +21,17 @@ import pyarrow as arrow
 import pyarrow.csv as arrow_csv
 from pandera.errors import SchemaErrors
 
-from stock_assets.errors import DropError
+from stock_assets.csv_text import COLUMNS, fields_of, header_of, plain_text
 
-COLUMNS = ("ticker", "sector", "date", "close", "open", "low", "high", "volume")
 PRICES = ("close", "open", "low", "high")
 KEY = ["ticker", "date"]
 
 _SEPARATOR = b"\x1f"  # cannot stand in a file: control characters are refused
 _TICKER = re.compile(r"[A-Z0-9][A-Z0-9.\-]{0,14}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _CONFLICT = "conflicts with another row of the same ticker and date"
 _MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
 _BLOCK = 1 << 20  # bytes that are parsed at once
-_MAX_SHOWN = 200  # characters of a header that is not ours
 _MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
 
 
@@ -128,9 +122,8 @@ def validate_csv(content: bytes, *, today: date, max_bytes: int) -> Validation:
     Raises:
         DropError: The file is no such CSV at all.
     """
-    text = _text(content, max_bytes)
-    lines = _Lines.split(text)
-    header, first = _header(lines)
+    lines = _Lines.split(plain_text(content, max_bytes))
+    header, first = header_of(iter(lines))
     rows, malformed = _rows(lines, header, first)
     rows_read = len(rows) + len(malformed)
 
@@ -162,40 +155,6 @@ def _rule(holds: Callable[..., Any], reason: str) -> pa.Check:
     return pa.Check(holds, name=reason, error=reason, ignore_na=False)
 
 
-def _text(content: bytes, max_bytes: int) -> bytes:
-    """The file unpacked, without BOM, each line ended by LF."""
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            with gzip.GzipFile(fileobj=io.BytesIO(content)) as unpacked:
-                content = unpacked.read(max_bytes + 1)
-        except (EOFError, OSError, zlib.error) as error:
-            raise DropError(
-                f"The gzip file is damaged or cut off ({error}): compress and drop it again."
-            ) from error
-    if len(content) > max_bytes:
-        raise DropError(
-            f"The file has more than {max_bytes:,} bytes of text, the most that is taken "
-            "(STOCK_ASSETS_MAX_DROP_BYTES): split it, a drop may hold any part of a history."
-        )
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in content:
-        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if control := _CONTROL.search(content):
-        line = content.count(b"\n", 0, control.start()) + 1
-        raise DropError(
-            f"The file is not text: line {line} holds the byte 0x{control.group()[0]:02x}. "
-            "Expected a CSV in UTF-8, plain or gzip."
-        )
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DropError(
-            f"Line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8."
-        ) from error
-    return content
-
-
 @dataclass(frozen=True)
 class _Lines:
     """The physical lines of a text; line numbers count from 1."""
@@ -214,6 +173,9 @@ class _Lines:
     def __getitem__(self, line: int) -> bytes:
         return self.text[self.starts[line - 1] : self.ends[line - 1]]
 
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[line] for line in range(1, len(self) + 1))
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -225,30 +187,6 @@ class _Lines:
         """How often the character stands in each line."""
         found = np.flatnonzero(np.frombuffer(self.text, np.uint8) == ord(character))
         return np.searchsorted(found, self.ends) - np.searchsorted(found, self.starts)
-
-
-def _header(lines: _Lines) -> tuple[list[str], int]:
-    """The column names in lower case, and the number of the first line after them."""
-    line = next((n for n in range(1, len(lines) + 1) if lines[n].strip()), None)
-    expected = f"Expected a header with the columns {','.join(COLUMNS)} in any order"
-    if line is None:
-        raise DropError(f"The file is empty. {expected}, then one row per ticker and day.")
-    found = lines[line].decode()
-    names = [name.strip().lower() for name in _fields(found)]
-    missing = [name for name in COLUMNS if name not in names]
-    shown = found if len(found) <= _MAX_SHOWN else found[:_MAX_SHOWN] + "…"
-    if missing:
-        lacking = "no header" if len(missing) == len(COLUMNS) else f"no column {', '.join(missing)}"
-        raise DropError(f"The file has {lacking}: line {line} is {shown!r}. {expected}.")
-    twice = sorted({name for name in names if name in COLUMNS and names.count(name) > 1})
-    if twice:
-        raise DropError(f"The header names {', '.join(twice)} twice: {shown!r}. {expected}.")
-    if not any(lines[n].strip() for n in range(line + 1, len(lines) + 1)):
-        raise DropError(
-            f"The file is empty after its header in line {line}. "
-            "Expected one row per ticker and day."
-        )
-    return names, line + 1
 
 
 def _rows(
@@ -263,7 +201,7 @@ def _rows(
     for line in numbers[~keep].tolist():
         parts.append(lines.text[copied : lines.starts[line - 1]].replace(b",", _SEPARATOR))
         copied = lines.ends[line - 1] + 1
-        fields = _fields(lines[line].decode())
+        fields = fields_of(lines[line].decode())
         if len(fields) == len(header):
             parts.append(_row(fields))
             keep[line - first] = True
@@ -280,15 +218,6 @@ def _rows(
 
 def _row(fields: list[str]) -> bytes:
     return _SEPARATOR.join(field.encode() for field in fields) + b"\n"
-
-
-def _fields(line: str) -> list[str]:
-    """The fields of one line; none where a quote is not closed, or closed within a field."""
-    csv.field_size_limit(max(csv.field_size_limit(), len(line)))
-    try:
-        return next(csv.reader([line], strict=True), [])
-    except csv.Error:
-        return []
 
 
 def _cells(body: bytes, header: list[str], longest: int) -> arrow.Table:

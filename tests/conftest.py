@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
+from stock_assets.csv_text import COLUMNS
 from stock_assets.database import Database
-from stock_assets.prices import COLUMNS
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 

@@ -24,10 +24,11 @@ from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stock_assets.csv_text import COLUMNS
 from stock_assets.database import Champion, Changes, Database, Drop
 from stock_assets.evaluation import ratio
 from stock_assets.intervals import PRIOR_WIDTHS, Widths
-from stock_assets.prices import COLUMNS, KEY, Validation, validate_csv
+from stock_assets.prices import KEY, Validation, validate_csv
 from stock_assets.tables import METADATA, SCHEMA_REVISION, VERSION_TABLE
 from tests.conftest import as_csv, make_prices
 

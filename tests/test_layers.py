@@ -16,6 +16,7 @@ ROOT = Path(stock_assets.__file__).parent
 LAYERS = (
     {"errors"},
     {
+        "csv_text",
         "prices",
         "features",
         "evaluation",
@@ -31,6 +32,7 @@ LAYERS = (
     },
     {
         "tables",
+        "engine",
         "connection",
         "price_records",
         "forecast_records",
@@ -47,11 +49,12 @@ LAYERS = (
     {"definitions"},
     {"local_runs"},
     {"installation"},
+    {"console"},
     {"cli"},
 )
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 PURE, EDGE, DAGSTER = LAYERS[0] | LAYERS[1], LAYERS[2], {"defs", "definitions", "local_runs"}
-COMMANDS = {"installation", "cli"}
+COMMANDS = {"installation", "console", "cli"}
 HEAVY = {  # they take seconds to load: pandera, scikit-learn, numba or matplotlib
     "prices",
     "forest",

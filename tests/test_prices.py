@@ -19,8 +19,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stock_assets.csv_text import COLUMNS
 from stock_assets.errors import DropError
-from stock_assets.prices import COLUMNS, Validation, validate_csv
+from stock_assets.prices import Validation, validate_csv
 from tests.conftest import as_csv, make_prices
 
 TODAY = date(2019, 6, 28)

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 
 from stock_assets.champion import MIN_LIVE_DAYS
+from stock_assets.csv_text import COLUMNS
 from stock_assets.drift import MAX_DISTANCE, MAX_ERROR_RATIO, NEW_DAYS
 from stock_assets.features import FEATURES, WARM_UP
 from stock_assets.forecasting import MIN_DAYS
 from stock_assets.models import H
-from stock_assets.prices import COLUMNS, KEY, Validation
+from stock_assets.prices import KEY, Validation
 from stock_assets.sessions import sessions_between
 
 MAX_REJECTED_SHARE = 0.01

@@ -16,7 +16,7 @@ PARTS = {
         ("stock_assets.storage", "Store.keep_drop"),
         ("stock_assets.storage", "Store.drop_digest"),
         ("stock_assets.storage", "Store.read_drop"),
-        ("stock_assets.prices", "_text"),
+        ("stock_assets.prices", "plain_text"),
         ("stock_assets.prices", "_rows"),
         ("stock_assets.prices", "_typed"),
     ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from stock_assets.prices import COLUMNS
+from stock_assets.csv_text import COLUMNS
 from tests.conftest import SHARED_PRICES, make_prices
 
 DAYS, AHEAD = 100, 10

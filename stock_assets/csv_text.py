@@ -1,0 +1,121 @@
+"""The text of a CSV of daily prices and its header, read with the standard library alone."""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterable
+
+from stock_assets.errors import DropError
+
+COLUMNS = ("ticker", "sector", "date", "close", "open", "low", "high", "volume")
+LOOK = 1 << 16  # bytes that are enough to know a file by
+
+_GZIP = b"\x1f\x8b"
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_MAX_SHOWN = 200  # characters of a header that is not ours
+_EXPECTED = f"Expected a header with the columns {','.join(COLUMNS)} in any order"
+
+
+def look(start: bytes) -> list[str]:
+    """The columns of a file of which only the first `LOOK` bytes are there yet.
+
+    Raises:
+        DropError: It is no CSV of daily prices, as far as its start tells.
+    """
+    if start.startswith(_GZIP):
+        unpacked = zlib.decompressobj(wbits=31)
+        try:
+            text = unpacked.decompress(start, LOOK)
+        except zlib.error as error:
+            raise _damaged(error) from error
+        is_whole = unpacked.eof
+    else:
+        text, is_whole = start, len(start) < LOOK
+    if not is_whole:  # but of the last line, the start alone is there
+        text = text[: text.rfind(b"\n") + 1] or text.decode(errors="ignore").encode()
+    lines = plain_text(text, LOOK).split(b"\n")
+    return header_of([*lines, *([] if is_whole else [b"..."])])[0]
+
+
+def is_gzip(start: bytes) -> bool:
+    """Whether a file that starts so is compressed."""
+    return start.startswith(_GZIP)
+
+
+def plain_text(content: bytes, max_bytes: int) -> bytes:
+    """The file unpacked, without BOM, each line ended by LF.
+
+    Raises:
+        DropError: It is no text, or more than the bytes that are taken.
+    """
+    if is_gzip(content):
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as unpacked:
+                content = unpacked.read(max_bytes + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            raise _damaged(error) from error
+    if len(content) > max_bytes:
+        raise DropError(
+            f"The file has more than {max_bytes:,} bytes of text, the most that is taken "
+            "(STOCK_ASSETS_MAX_DROP_BYTES): split it, a drop may hold any part of a history."
+        )
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if control := _CONTROL.search(content):
+        line = content.count(b"\n", 0, control.start()) + 1
+        raise DropError(
+            f"The file is not text: line {line} holds the byte 0x{control.group()[0]:02x}. "
+            "Expected a CSV in UTF-8, plain or gzip."
+        )
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DropError(
+            f"Line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8."
+        ) from error
+    return content
+
+
+def header_of(lines: Iterable[bytes]) -> tuple[list[str], int]:
+    """The column names in lower case, and the number of the first line after them.
+
+    Raises:
+        DropError: A column is missing or named twice, or no row follows.
+    """
+    numbered = enumerate(lines, 1)
+    line, header = next(((n, text) for n, text in numbered if text.strip()), (0, b""))
+    if not line:
+        raise DropError(f"The file is empty. {_EXPECTED}, then one row per ticker and day.")
+    found = header.decode()
+    names = [name.strip().lower() for name in fields_of(found)]
+    missing = [name for name in COLUMNS if name not in names]
+    shown = found if len(found) <= _MAX_SHOWN else found[:_MAX_SHOWN] + "…"
+    if missing:
+        lacking = "no header" if len(missing) == len(COLUMNS) else f"no column {', '.join(missing)}"
+        raise DropError(f"The file has {lacking}: line {line} is {shown!r}. {_EXPECTED}.")
+    twice = sorted({name for name in names if name in COLUMNS and names.count(name) > 1})
+    if twice:
+        raise DropError(f"The header names {', '.join(twice)} twice: {shown!r}. {_EXPECTED}.")
+    if not any(text.strip() for _, text in numbered):
+        raise DropError(
+            f"The file is empty after its header in line {line}. "
+            "Expected one row per ticker and day."
+        )
+    return names, line + 1
+
+
+def fields_of(line: str) -> list[str]:
+    """The fields of one line; none where a quote is not closed, or closed within a field."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(line)))
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _damaged(error: Exception) -> DropError:
+    return DropError(f"The gzip file is damaged or cut off ({error}): compress and drop it again.")

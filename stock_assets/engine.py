@@ -1,0 +1,103 @@
+"""Connecting to the prediction database: one writer at a time, and the newest tables.
+
+One writer at a time, on SQLite by its nature and on PostgreSQL by a lock, so that no two writers
+wait for each other.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stock_assets.errors import SetupError
+from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE
+
+_SQLITE_WAIT_SECONDS = 60
+_POSTGRES_LOCK = 7_301_867_462  # any number that is ours alone
+_version = sa.table(VERSION_TABLE, sa.column("version_num"))
+
+
+def address(url: str) -> sa.URL:
+    """The address of a database.
+
+    Raises:
+        SetupError: It is none.
+    """
+    try:
+        return sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise SetupError(
+            "STOCK_ASSETS_DATABASE_URL is no address of a database. "
+            "Expected one such as postgresql://user:password@host/name"
+        ) from error
+
+
+def new_engine(url: sa.URL) -> sa.Engine:
+    """An engine that connects when it is used."""
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True, executemany_mode="values_plus_batch")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _SQLITE_WAIT_SECONDS})
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def migrated(engine: sa.Engine) -> sa.Engine:
+    """The engine, its tables brought to the newest revision; another process may be at it too.
+
+    Raises:
+        SetupError: The database does not answer.
+    """
+    try:
+        if not is_newest(engine):
+            _migrate(engine)
+    except sa.exc.OperationalError as error:
+        raise SetupError(
+            f"The database {engine.url.render_as_string()} cannot be used: {error.orig}"
+        ) from error
+    return engine
+
+
+def is_newest(engine: sa.Engine) -> bool:
+    """Whether the tables are of the newest revision."""
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table(VERSION_TABLE):
+            return False
+        return connection.scalar(sa.select(_version.c.version_num)) == SCHEMA_REVISION
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that is the only writing one."""
+    with engine.execution_options(writes=True).begin() as connection:
+        if engine.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+        yield connection
+
+
+def _migrate(engine: sa.Engine) -> None:
+    from alembic import command  # noqa: PLC0415  needed once
+    from alembic.config import Config  # noqa: PLC0415
+
+    scripts = Config()
+    scripts.set_main_option("script_location", "stock_assets:migrations")
+    with writing(engine) as connection:
+        scripts.attributes["connection"] = connection
+        command.upgrade(scripts, "head")
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say so
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.create_function("ln", 1, math.log, deterministic=True)
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    """A writer takes its lock at once: one that has read first could not wait for another."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
