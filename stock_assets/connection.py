@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from stock_assets.engine import address, migrated, new_engine, writing
+from stock_assets.engine import address, counted, migrated, new_engine
+from stock_assets.queries import insert_into
 
 
 class Connection:
@@ -37,26 +37,24 @@ class Connection:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with writing(self.engine) as connection:
+        with counted(self.engine) as connection:
             yield connection
-
-    @property
-    def _insert(self) -> Any:
-        return postgresql.insert if self.engine.name == "postgresql" else sqlite.insert
 
     def _upsert(
         self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
     ) -> None:
         """Insert rows; where the key is there already, update what differs."""
         if rows:
-            insert = self._insert(table)
+            insert = insert_into(connection, table)
             connection.execute(_updating(insert, table, rows[0]), list(rows))
 
     def _upsert_all(self, connection: sa.Connection, table: sa.Table, rows: pd.DataFrame) -> None:
         """The same for very many rows."""
         staged = self._stage(connection, table, rows)
         names = list(staged.c.keys())
-        insert = self._insert(table).from_select(names, sa.select(staged).where(sa.true()))
+        insert = insert_into(connection, table).from_select(
+            names, sa.select(staged).where(sa.true())
+        )
         connection.execute(_updating(insert, table, names))
         staged.drop(connection)
 
@@ -104,8 +102,3 @@ def _updating(insert: Any, table: sa.Table, names: Iterable[str]) -> Any:
         set_={name: insert.excluded[name] for name in written},
         where=sa.or_(*differs),
     )
-
-
-def same(table: sa.Table, other: Any, *names: str) -> sa.ColumnElement[bool]:
-    """Whether two tables agree in these columns."""
-    return sa.and_(*(table.c[name] == other[name] for name in names))

@@ -46,6 +46,6 @@ def register(file: Path, store: Store, database: Database) -> Drop:
     kept = store.keep_drop(file)
     name = os.fsencode(file.name).decode(errors="replace")  # names are bytes, and may be no text
     drop = database.register_drop(kept.key, kept.sha256, name, kept.size)
-    if drop.key != kept.key:  # the bytes are there already, under the name they first came with
-        store.drop_path(kept.key).unlink()
+    # The same bytes may be known by the name they first came with.
+    store.drop_path(kept.key).replace(store.drop_path(drop.key))
     return drop

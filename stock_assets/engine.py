@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stock_assets.errors import SetupError
-from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE
+from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE, writes
 
 _SQLITE_WAIT_SECONDS = 60
 _POSTGRES_LOCK = 7_301_867_462  # any number that is ours alone
@@ -76,6 +76,14 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     with engine.execution_options(writes=True).begin() as connection:
         if engine.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+        yield connection
+
+
+@contextmanager
+def counted(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """The same, and who reads can see that there was one."""
+    with writing(engine) as connection:
+        connection.execute(writes.update().values(count=writes.c.count + 1))
         yield connection
 
 

@@ -9,7 +9,14 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
-from stock_assets.connection import Connection, frame, records, same
+from stock_assets.connection import Connection, frame, records
+from stock_assets.queries import (
+    current_models,
+    insert_into,
+    newest_champions,
+    newest_forecasts,
+    same,
+)
 from stock_assets.tables import (
     champions,
     daily_scores,
@@ -114,7 +121,7 @@ class ForecastRecords(Connection):
         """The model_versions rows that forecast for these tickers."""
         query = (
             model_versions.select()
-            .join(tickers, _current_models())
+            .join(tickers, current_models())
             .where(tickers.c.ticker.in_(wanted))
             .order_by(model_versions.c.ticker, model_versions.c.model)
         )
@@ -125,7 +132,7 @@ class ForecastRecords(Connection):
         """The last day that each ticker's current models were trained on, if it has any."""
         query = (
             sa.select(model_versions.c.ticker, sa.func.max(model_versions.c.trained_to))
-            .join(tickers, _current_models())
+            .join(tickers, current_models())
             .where(tickers.c.ticker.in_(wanted))
             .group_by(model_versions.c.ticker)
         )
@@ -156,7 +163,7 @@ class ForecastRecords(Connection):
             model, tickers, mae (log return), mae_ratio to naive, coverage_80 and coverage_95;
             the best first.
         """
-        current, of_version = _current_models(), model_versions.c
+        current, of_version = current_models(), model_versions.c
         weighted = {
             name: sa.func.sum(of_version[name] * of_version.origins)
             / sa.func.sum(of_version.origins)
@@ -187,7 +194,7 @@ class ForecastRecords(Connection):
         """The gains of each model's current backtests, one mapping a ticker."""
         query = (
             sa.select(model_versions.c.model, model_versions.c.gains)
-            .join(tickers, _current_models())
+            .join(tickers, current_models())
             .where(model_versions.c.origins > 0)
         )
         found = defaultdict(list)
@@ -207,7 +214,7 @@ class ForecastRecords(Connection):
     def champions(self, at_most: int = 20) -> pd.DataFrame:
         """The champions so far, the newest first: model, reason, pinned, created_at."""
         with self.engine.connect() as connection:
-            return frame(connection.execute(_champions().limit(at_most)))
+            return frame(connection.execute(newest_champions().limit(at_most)))
 
     def crown(self, champion: Champion) -> None:
         """Make a model the champion from now on: of the newest forecasts as well.
@@ -216,7 +223,7 @@ class ForecastRecords(Connection):
         was told before the newest prices stays as it was told.
         """
         with self._write() as connection:
-            last = connection.execute(_champions().limit(1)).first()
+            last = connection.execute(newest_champions().limit(1)).first()
             if last and (last.model, last.pinned) == (champion.model, champion.pinned):
                 connection.execute(
                     champions.update()
@@ -302,33 +309,9 @@ class ForecastRecords(Connection):
         """The newest forecast of each ticker's champion, ascending by ticker and h.
 
         Returns:
-            The forecasts columns, and last_close; of its backtest days, origins, mae_ratio and
-            mae_ratio_h10.
+            As `newest_forecasts` tells.
         """
-        newest = _newest_forecasts().where(forecasts.c.ticker.in_(wanted)).subquery()
-        of_version = model_versions.c
-        query = (
-            sa.select(
-                forecasts,
-                prices.c.close.label("last_close"),
-                of_version.days,
-                of_version.origins,
-                of_version.mae_ratio,
-                of_version.mae_ratio_h10,
-            )
-            .join(newest, same(forecasts, newest.c, "ticker", "as_of"))
-            .join(
-                prices,
-                (prices.c.ticker == forecasts.c.ticker) & (prices.c.date == forecasts.c.as_of),
-            )
-            .join(
-                model_versions,
-                same(forecasts, of_version, "ticker", "model")
-                & (of_version.version == forecasts.c.model_version),
-            )
-            .where(forecasts.c.is_champion)
-            .order_by(forecasts.c.ticker, forecasts.c.h)
-        )
+        query = newest_forecasts().where(tickers.c.ticker.in_(wanted), forecasts.c.is_champion)
         with self.engine.connect() as connection:
             return frame(connection.execute(query))
 
@@ -349,7 +332,7 @@ class ForecastRecords(Connection):
             by_day = scores.with_only_columns(forecasts.c.as_of, forecasts.c.h).distinct()
             days = [tuple(day) for day in connection.execute(by_day)]
             names = [column.name for column in scores.selected_columns]
-            insert = self._insert(forecast_scores).from_select(names, scores)
+            insert = insert_into(connection, forecast_scores).from_select(names, scores)
             values = {name: insert.excluded[name] for name in names[4:]}
             differs = [forecast_scores.c[name].is_distinct_from(v) for name, v in values.items()]
             scored = connection.execute(
@@ -412,7 +395,7 @@ class ForecastRecords(Connection):
             )
             .join(forecasts, same(forecast_scores, forecasts.c, "ticker", "as_of", "h", "model"))
             .join(tickers, tickers.c.ticker == forecast_scores.c.ticker)
-            .join(model_versions, _current_models())
+            .join(model_versions, current_models())
             .where(
                 forecast_scores.c.as_of.in_(_last_days(days)),
                 forecasts.c.is_champion,
@@ -502,25 +485,8 @@ def _outcome() -> sa.ColumnElement[bool]:
     return (prices.c.ticker == forecasts.c.ticker) & (prices.c.date == forecasts.c.target_date)
 
 
-def _current_models() -> sa.ColumnElement[bool]:
-    """A model_versions row of the training that forecasts for its ticker."""
-    return (tickers.c.ticker == model_versions.c.ticker) & (
-        tickers.c.model_version == model_versions.c.version
-    )
-
-
 def _market_models() -> sa.Select[Any]:
     return market_models.select().order_by(market_models.c.id.desc()).limit(1)
-
-
-def _champions() -> sa.Select[Any]:
-    return champions.select().order_by(champions.c.id.desc())
-
-
-def _newest_forecasts() -> sa.Select[Any]:
-    return sa.select(forecasts.c.ticker, sa.func.max(forecasts.c.as_of).label("as_of")).group_by(
-        forecasts.c.ticker
-    )
 
 
 def _is_crowned(

@@ -1,6 +1,5 @@
 """The installation that the settings name, as the command line works on it."""
 
-import difflib
 import os
 import shutil
 from collections import Counter
@@ -32,6 +31,7 @@ from stock_assets.errors import (
     SetupError,
     UnknownTickerError,
 )
+from stock_assets.names import no_prices
 from stock_assets.settings import current_settings
 from stock_assets.storage import Store
 
@@ -138,11 +138,8 @@ class Installation:
         tickers = [name.strip().upper() for name in named or known]
         for ticker in tickers:
             if ticker not in known:
-                near = ", ".join(difflib.get_close_matches(ticker, known, n=3, cutoff=0.4))
                 raise UnknownTickerError(
-                    f"No prices of {ticker}."
-                    + (f" Did you mean {near}?" if near else "")
-                    + " Drop a CSV that has them: stock-assets ingest FILE"
+                    f"{no_prices(ticker, known)} Drop a CSV that has them: stock-assets ingest FILE"
                 )
         return tickers
 

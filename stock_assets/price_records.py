@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from stock_assets.connection import Connection, frame, records, same
+from stock_assets.connection import Connection, frame, records
+from stock_assets.queries import insert_into, register_drop, same
 from stock_assets.tables import drops, prices, rejected_rows, tickers
 
 if TYPE_CHECKING:
@@ -84,15 +85,12 @@ class PriceRecords(Connection):
         """Note a kept file; the same bytes are the same drop, whatever their name."""
         row = {"key": key, "sha256": sha256, "file_name": file_name, "size": size}
         with self._write() as connection:
-            insert = self._insert(drops).values(**row, status="registered")
-            connection.execute(insert.on_conflict_do_nothing())
-            found = connection.execute(_select_drops().where(drops.c.sha256 == sha256)).one()
-        return Drop(*found)
+            return _drop(register_drop(connection, row))
 
     def drop(self, key: str) -> Drop:
         """The drop of this partition key, which must be registered."""
         with self.engine.connect() as connection:
-            return Drop(*connection.execute(_select_drops().where(drops.c.key == key)).one())
+            return _drop(connection.execute(drops.select().where(drops.c.key == key)).one())
 
     def refuse_drop(self, key: str, error: str) -> None:
         """Note why a drop's file is no CSV of prices."""
@@ -113,7 +111,7 @@ class PriceRecords(Connection):
                 row.ticker: row
                 for row in connection.execute(tickers.select().where(tickers.c.ticker.in_(changed)))
             }
-            connection.execute(_taking(self._insert(prices), staged))
+            connection.execute(_taking(insert_into(connection, prices), staged))
             facts = connection.execute(_ticker_facts(changed)).all()
             self._upsert(
                 connection,
@@ -127,6 +125,8 @@ class PriceRecords(Connection):
             if len(validation.rejected):
                 rejected = records(validation.rejected.assign(drop_id=drop.id))
                 connection.execute(sa.insert(rejected_rows), rejected)
+            known = connection.scalar(sa.select(drops.c.tickers).where(drops.c.id == drop.id))
+            touched = sorted({*(known or ()), *changed})  # by an earlier run of it too
             counts = {
                 "rows_read": validation.rows_read,
                 "accepted": len(validation.accepted),
@@ -136,7 +136,7 @@ class PriceRecords(Connection):
             connection.execute(
                 drops.update()
                 .where(drops.c.id == drop.id)
-                .values(status="accepted", error=None, scored=False, **counts)
+                .values(status="accepted", error=None, scored=False, tickers=touched, **counts)
             )
             staged.drop(connection)
         return Changes(
@@ -230,9 +230,8 @@ def _next_prices(cursor: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _select_drops() -> sa.Select[Any]:
-    """The columns that a `Drop` takes."""
-    return sa.select(*(drops.c[field.name] for field in fields(Drop)))
+def _drop(row: sa.Row[Any]) -> Drop:
+    return Drop(**{field.name: getattr(row, field.name) for field in fields(Drop)})
 
 
 def _changed_rows(staged: sa.Table) -> sa.Select[Any]:

@@ -4,7 +4,6 @@ A file appears under its name only when it is complete, so a reader never sees h
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from uuid import uuid4
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from stock_assets.names import drop_key
 
 _BLOCK = 1 << 20
 
@@ -49,7 +50,7 @@ class Store:
                 size += copy.write(block)
             copy.close()
             sha256 = digest.hexdigest()
-            key = f"{_slug(source.name)}-{sha256[:12]}"
+            key = drop_key(source.name, sha256)
             Path(copy.name).replace(self.drop_path(key))
         return KeptFile(key, sha256, size)
 
@@ -111,12 +112,6 @@ class Store:
 def _read_table(path: Path) -> pa.Table:
     with pq.ParquetFile(path) as file:
         return file.read(use_threads=False)
-
-
-def _slug(name: str) -> str:
-    """The start of a file's name, of characters that are safe in paths and partition keys."""
-    stem = name.removesuffix(".gz").removesuffix(".csv")
-    return re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-")[:40].rstrip("-") or "drop"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA_REVISION = "0003"  # the newest script in migrations/versions
+SCHEMA_REVISION = "0004"  # the newest script in migrations/versions
 VERSION_TABLE = "stock_assets_version"  # Dagster's own tables may be in the same database
 
 METADATA = sa.MetaData(
@@ -39,6 +39,7 @@ drops = sa.Table(
     sa.Column(
         "scored", sa.Boolean, nullable=False, default=False, comment="its prices against forecasts"
     ),
+    sa.Column("tickers", _JSON, comment="whose prices it changed"),
     _created_at(),
 )
 prices = sa.Table(
@@ -180,4 +181,10 @@ daily_scores = sa.Table(
     sa.Column("naive_error", sa.Float(53), nullable=False, comment="the same of naive forecasts"),
     sa.Column("inside_80", sa.Integer, nullable=False, comment="how many"),
     sa.Column("inside_95", sa.Integer, nullable=False, comment="how many"),
+)
+writes = sa.Table(
+    "writes",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, comment="1: it is one row"),
+    sa.Column("count", sa.BigInteger, nullable=False, comment="of transactions that wrote"),
 )
