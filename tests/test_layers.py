@@ -17,6 +17,7 @@ LAYERS = (
     {"errors"},
     {
         "csv_text",
+        "names",
         "prices",
         "features",
         "evaluation",
@@ -32,6 +33,7 @@ LAYERS = (
     },
     {
         "tables",
+        "queries",
         "engine",
         "connection",
         "price_records",
@@ -45,6 +47,7 @@ LAYERS = (
         "report",
         "promotion",
     },
+    {"api"},
     {"defs"},
     {"definitions"},
     {"local_runs"},

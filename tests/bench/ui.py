@@ -6,27 +6,16 @@ median.
 """
 
 import json
-import os
-import shutil
-import signal
 import socket
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
-from websockets.sync.client import ClientConnection, connect
+from tests.browser import Browser, chromium, chromium_path, patiently, running
 
-from tests.conftest import ROOT
-
-T = TypeVar("T")
 ROUNDS = 5
-PATIENCE = 60.0  # seconds
 PAGES = {  # of `forecasts`: the view, and what is opened for
     "asset page": ("overview", r"Latest check results\s+\d[^]*hi_80_in[^]*refresh_tickers"),
     "partitions view": ("partitions", r"Partitions Selected[^]*Materialized \([1-9]"),
@@ -40,7 +29,7 @@ LOOK = """new Promise(found => {
 
 def pages(home: str) -> dict[str, float]:
     """The seconds of each page; of none where there is no Chromium."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
+    path = chromium_path()
     if path is None:
         return {}
     seconds = {}
@@ -52,27 +41,13 @@ def pages(home: str) -> dict[str, float]:
     return seconds
 
 
-def opened(browser: ClientConnection, page: str, words: str) -> float:
+def opened(browser: Browser, page: str, words: str) -> float:
     """Seconds until a new tab shows the words of a page."""
-    target = call(browser, "Target.createTarget", url="about:blank")["targetId"]
-    tab = call(browser, "Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-    call(browser, "Page.navigate", tab, url=page)
-    look = LOOK % json.dumps(words)
-    found = call(browser, "Runtime.evaluate", tab, expression=look, awaitPromise=True)
-    call(browser, "Target.closeTarget", targetId=target)
-    return float(found["result"]["value"])
-
-
-def call(browser: ClientConnection, method: str, tab: str = "", **params: object) -> dict[str, Any]:
-    """What the browser, or a tab of it, answers; what it tells in between is not listened to."""
-    of_tab = {"sessionId": tab} if tab else {}
-    browser.send(json.dumps({"id": 1, "method": method, "params": params, **of_tab}))
-    while "id" not in (message := json.loads(browser.recv(PATIENCE))):
-        pass
-    if "error" in message:
-        raise RuntimeError(f"{method}: {message['error']['message']}")
-    result: dict[str, Any] = message["result"]
-    return result
+    tab = browser.tab()
+    tab.open(page)
+    found = tab.evaluate(LOOK % json.dumps(words))
+    tab.close()
+    return float(found)
 
 
 @contextmanager
@@ -85,45 +60,3 @@ def web_server(home: str) -> Iterator[str]:
     with running(server, "--workspace", "workspace.yaml", "--port", port, **places):
         patiently(lambda: socket.create_connection(("127.0.0.1", port)).close())
         yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def chromium(path: str) -> Iterator[ClientConnection]:
-    """A connection to a browser that has been nowhere yet."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = ["--headless", "--no-sandbox", "--window-size=1500,950"]
-        told = Path(profile) / "DevToolsActivePort"  # the port, and a path
-        with running(path, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}"):
-            port, tail = patiently(lambda: told.read_text().split("\n"))
-            with connect(f"ws://127.0.0.1:{port}{tail}", max_size=None) as browser:
-                yield browser
-
-
-@contextmanager
-def running(*command: object, **environment: str) -> Iterator[None]:
-    """A process that is stopped in the end, with those it started."""
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def patiently(attempt: Callable[[], T]) -> T:
-    """What an attempt gives as soon as it does not fail."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return attempt()
-        except (OSError, ValueError):
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)

@@ -1,0 +1,1 @@
+"""The HTTP service: uploads, forecasts, runs; and the page that shows them."""
