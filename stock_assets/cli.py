@@ -2,8 +2,6 @@
 
 import gc
 import json
-import os
-import signal
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +24,8 @@ from stock_assets.console import (
     short,
 )
 from stock_assets.errors import StockAssetsError
+from stock_assets.keys import Scope, new_key
+from stock_assets.settings import current_settings
 
 if TYPE_CHECKING:
     from stock_assets.installation import Installation
@@ -78,25 +78,72 @@ def demo() -> None:
 
 
 @app.command()
-def up(port: Annotated[int, typer.Option(help="Of the web UI.")] = 3000) -> None:
-    """Run the web UI, the daemon, sensors and schedules, until Ctrl-C."""
-    installation = _installation()
-    installation.recover()
-    folder = installation.settings.drop_folder
-    folder.mkdir(parents=True, exist_ok=True)
+def up(
+    port: Annotated[int, typer.Option(help="Of Dagster's web UI.")] = 3000,
+    api_port: Annotated[int, typer.Option(help="Of the forecasts' page and the service.")] = 8000,
+) -> None:
+    """Run the page, the service, Dagster's web UI, daemon, sensors and schedules, until Ctrl-C."""
+    from stock_assets.supervision import in_a_process, run_together  # noqa: PLC0415
+
+    settings = current_settings()
+    in_a_process(_recover)  # which loads Dagster; this process stays small
     out.print(
-        f"Web UI:       http://127.0.0.1:{port}\n"
-        f"Drop CSVs in: {short(folder)}\n"
+        f"Forecasts:    http://127.0.0.1:{api_port}\n"
+        f"Dagster:      http://127.0.0.1:{port}\n"
+        f"Drop CSVs in: {short(settings.drop_folder)}\n"
         "Stop:         Ctrl-C",
         highlight=False,
     )
+    home = str(settings.home)
+    environment = {
+        "DAGSTER_HOME": home,
+        "STOCK_ASSETS_HOME": home,
+        "STOCK_ASSETS_DAGSTER_URL": f"http://127.0.0.1:{port}",
+        "STOCK_ASSETS_LOG_LEVEL": "warning",
+    }
     options = ["--module-name", "stock_assets.definitions", "--log-level", "warning"]
     quiet = ["-W", "ignore:Function `dev_command` is superseded"]  # by a tool for developers
-    command = [sys.executable, *quiet, "-m", "dagster", "dev", *options, "--port", str(port)]
-    # A shell starts what it puts into the background deaf to Ctrl-C, and Dagster copies that to
-    # SIGTERM: nothing could end it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.execv(sys.executable, command)  # noqa: S606  Ctrl-C goes straight to Dagster
+    sys.exit(
+        run_together(
+            [*quiet, "-m", "dagster", "dev", *options, "--port", str(port)],
+            ["-m", "stock_assets", "serve", "--port", str(api_port)],
+            environment=environment,
+        )
+    )
+
+
+def _recover() -> None:
+    installation = _installation()
+    installation.recover()
+    installation.settings.drop_folder.mkdir(parents=True, exist_ok=True)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8000,
+    *,
+    without_keys: Annotated[
+        bool, typer.Option("--without-keys", help="Let other machines in though there are no keys.")
+    ] = False,
+) -> None:
+    """Run the HTTP service and the page to see forecasts on, until Ctrl-C."""
+    from stock_assets.api.server import serve as run_server  # noqa: PLC0415  web libraries
+
+    run_server(current_settings(), host, port, without_keys=without_keys)
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose it is, as logs will tell.")],
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it is good for; may be given again.")
+    ] = None,
+) -> None:
+    """Make a key of the service, and the entry of STOCK_ASSETS_API_KEYS that lets it in."""
+    secret, made = new_key(name, scope or [Scope.READ])
+    err.print("The key, which is shown this once, and its entry of STOCK_ASSETS_API_KEYS:")
+    typer.echo(f"{secret}\n{made}")
 
 
 @app.command()

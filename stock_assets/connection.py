@@ -1,9 +1,7 @@
 """Writing to the prediction database: every write is one transaction, and may be repeated."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,34 +9,12 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
-from stock_assets.engine import address, counted, migrated, new_engine
+from stock_assets.engine import Connected
 from stock_assets.queries import insert_into
 
 
-class Connection:
-    """The prediction database at one address; connects, and migrates, on first use."""
-
-    def __init__(self, url: str) -> None:
-        """Remember the address, such as ``sqlite:///predictions.db``.
-
-        Raises:
-            SetupError: It is none.
-        """
-        self.url = address(url)
-
-    @cached_property
-    def engine(self) -> sa.Engine:
-        """Connected, and with the newest tables.
-
-        Raises:
-            SetupError: The database does not answer.
-        """
-        return migrated(new_engine(self.url))
-
-    @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        with counted(self.engine) as connection:
-            yield connection
+class Connection(Connected):
+    """How rows are written to the prediction database."""
 
     def _upsert(
         self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]

@@ -7,6 +7,7 @@ wait for each other.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,34 @@ from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE, writes
 _SQLITE_WAIT_SECONDS = 60
 _POSTGRES_LOCK = 7_301_867_462  # any number that is ours alone
 _version = sa.table(VERSION_TABLE, sa.column("version_num"))
+
+
+class Connected:
+    """The prediction database at one address; connects, and migrates, on first use."""
+
+    def __init__(self, url: str) -> None:
+        """Remember the address, such as ``sqlite:///predictions.db``.
+
+        Raises:
+            SetupError: It is none.
+        """
+        self.url = address(url)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """Connected, and with the newest tables.
+
+        Raises:
+            SetupError: The database does not answer.
+        """
+        return migrated(new_engine(self.url))
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        """A transaction that is the only writing one; who reads can see that there was one."""
+        with writing(self.engine) as connection:
+            connection.execute(writes.update().values(count=writes.c.count + 1))
+            yield connection
 
 
 def address(url: str) -> sa.URL:
@@ -76,14 +105,6 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     with engine.execution_options(writes=True).begin() as connection:
         if engine.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
-        yield connection
-
-
-@contextmanager
-def counted(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """The same, and who reads can see that there was one."""
-    with writing(engine) as connection:
-        connection.execute(writes.update().values(count=writes.c.count + 1))
         yield connection
 
 

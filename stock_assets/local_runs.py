@@ -7,9 +7,10 @@ import dagster as dg
 
 from stock_assets.database import Database
 from stock_assets.definitions import defs
-from stock_assets.defs.automation import GAP, market_is_due, ranges, run_requests
+from stock_assets.defs.automation import market_is_due, run_requests
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.errors import RunFailedError
+from stock_assets.ranges import ranges
 from stock_assets.settings import Settings
 
 _TAGS = {
@@ -46,7 +47,7 @@ class LocalRuns:
         """The runs that forecast these tickers, in order, each with how many of them it holds."""
         self._instance.add_dynamic_partitions(str(TICKERS.name), sorted(tickers))
         order = self._instance.get_dynamic_partitions(str(TICKERS.name))
-        chunks = ranges(order, tickers, most=self._settings.max_tickers_per_run, gap=GAP)
+        chunks = ranges(order, tickers, most=self._settings.max_tickers_per_run)
         states = self._database.ticker_states()
         due = market_is_due(self._database, states) or (train and len(tickers) == len(states))
         requests = run_requests(chunks, states, train=train, train_market=due)

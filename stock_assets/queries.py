@@ -40,6 +40,15 @@ def newest_champions() -> sa.Select[Any]:
     return champions.select().order_by(champions.c.id.desc())
 
 
+def is_current() -> sa.ColumnElement[bool]:
+    """Whether a forecast knows all prices of its ticker."""
+    knows_all = sa.and_(
+        tickers.c.forecast_revision >= tickers.c.price_revision,
+        tickers.c.last_date == forecasts.c.as_of,
+    )
+    return sa.func.coalesce(knows_all, sa.false())
+
+
 def newest_forecasts(by: date | None = None) -> sa.Select[Any]:
     """The newest forecasts of tickers, by all their models, ascending by ticker and h.
 
@@ -54,10 +63,6 @@ def newest_forecasts(by: date | None = None) -> sa.Select[Any]:
     newest = sa.select(sa.func.max(told.c.as_of)).where(told.c.ticker == tickers.c.ticker)
     if by is not None:
         newest = newest.where(told.c.as_of <= by)
-    is_last = sa.and_(  # what was asked for an earlier day is as current as it was
-        tickers.c.forecast_revision >= tickers.c.price_revision,
-        tickers.c.last_date == forecasts.c.as_of,
-    )
     return (
         sa.select(
             forecasts,
@@ -69,7 +74,7 @@ def newest_forecasts(by: date | None = None) -> sa.Select[Any]:
             of_version.mae_ratio_h10,
             of_version.coverage_80,
             of_version.coverage_95,
-            sa.func.coalesce(is_last, sa.false()).label("is_current"),
+            is_current().label("is_current"),
         )
         .select_from(tickers)
         .join(

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PositiveInt,
+    SecretStr,
     ValidationError,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -34,6 +35,10 @@ class Settings(BaseSettings):
         max_drop_bytes: Largest CSV that is taken, in bytes of text.
         max_tickers_per_run: Largest range of tickers that one run works on.
         models: Names of the models that compete with the naive one, with commas between them.
+        dagster_url: Address of the Dagster webserver, which the service asks for runs.
+        api_keys: Who may use the service, as `keys.parse_keys` reads it; anybody if not set.
+        api_rate_limit: Requests that a key may make, such as 100/second or 5000/minute.
+        log_level: Of the service.
     """
 
     model_config = SettingsConfigDict(
@@ -55,6 +60,10 @@ class Settings(BaseSettings):
         "random_forest",
         "gradient_boosting",
     )
+    dagster_url: str = "http://127.0.0.1:3000"
+    api_keys: SecretStr = SecretStr("")
+    api_rate_limit: str = "6000/minute"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
     def drop_folder(self) -> Path:

@@ -18,6 +18,7 @@ LAYERS = (
     {
         "csv_text",
         "names",
+        "ranges",
         "prices",
         "features",
         "evaluation",
@@ -47,6 +48,7 @@ LAYERS = (
         "report",
         "promotion",
     },
+    {"keys", "metrics"},
     {"api"},
     {"defs"},
     {"definitions"},

@@ -2,14 +2,17 @@
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 TICKER = r"^[A-Za-z0-9][A-Za-z0-9.\-]{0,14}$"
 Ticker = Annotated[str, Field(pattern=TICKER, max_length=15, examples=["AAPL"])]
 Share = Annotated[float, Field(ge=0, le=1)]
-MOST_AT_ONCE = 10_000
+MOST_AT_ONCE = 1_000
+SORT = (  # with a dash, the highest first
+    "^-?(ticker|sector|days|last_date|last_close|change|width|mae_ratio|forecast_at)$"
+)
 
 
 class Document(BaseModel):
@@ -266,23 +269,3 @@ class Readiness(Document):
     def is_ready(self) -> bool:
         """Whether all of them are ok."""
         return (self.database, self.dagster) == ("ok", "ok")
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, as OpenAPI lists them."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": _TITLES[status], "content": content} for status in statuses}
-
-
-_TITLES = {
-    401: "No valid key",
-    403: "The key lacks the scope",
-    404: "Not known",
-    409: "Not there yet",
-    413: "Too large",
-    415: "No form with a file",
-    422: "Not as expected",
-    429: "Too many requests",
-    502: "Dagster says no",
-    503: "Something does not answer",
-}

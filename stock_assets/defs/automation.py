@@ -1,7 +1,7 @@
 """What happens by itself: sensors on drops and on changed prices, schedules, freshness."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -11,13 +11,13 @@ from stock_assets.database import Database, TickerState
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.drops import complete, look, register
 from stock_assets.price_records import GROWTH
+from stock_assets.ranges import of_market, of_tickers, range_tags, ranges
 from stock_assets.settings import Settings
 from stock_assets.storage import Store
 
 EXCHANGE_TIME = "America/New_York"
 LOOK_EVERY_SECONDS = 5
 DROPS_AT_ONCE = 100  # registered in one tick, which has a minute
-GAP = 200  # tickers that a range may hold besides, to save the start of another run
 
 ingest_drop = dg.define_asset_job(
     "ingest_drop",
@@ -127,7 +127,6 @@ def refresh_sensor(
         [*known, *missing],
         due,
         most=settings.max_tickers_per_run,
-        gap=GAP,
         apart=stale.keys() - due,
     )
     first, *others = run_requests(
@@ -163,40 +162,6 @@ def market_is_due(database: Database, states: Iterable[TickerState]) -> bool:
     return trained is None or sum(s.days for s in states) >= GROWTH * trained["days"]
 
 
-def ranges(
-    order: Sequence[str],
-    wanted: Collection[str],
-    *,
-    most: int,
-    gap: int = 0,
-    apart: Collection[str] = (),
-) -> list[list[str]]:
-    """Contiguous ranges of partition keys that hold all the wanted ones.
-
-    Args:
-        order: All keys in the order of the partition set.
-        wanted: Keys to cover.
-        most: Keys in a range, at most.
-        gap: Other keys in a row that a range may hold to reach the next wanted one.
-        apart: Keys that are in no range.
-    """
-    found: list[list[str]] = []
-    skipped: list[str] = []
-    joins = False  # whether the last range may grow
-    for key in order:
-        if key in wanted:
-            if joins and len(skipped) <= gap and len(found[-1]) + len(skipped) < most:
-                found[-1] += [*skipped, key]
-            else:
-                found.append([key])
-            skipped, joins = [], True
-        elif key in apart:
-            joins = False
-        else:
-            skipped.append(key)
-    return found
-
-
 def run_requests(
     chunks: Sequence[Sequence[str]],
     states: Iterable[TickerState],
@@ -215,30 +180,26 @@ def run_requests(
         market_key: Run key of the market's run, if it has one already.
     """
     untrained = {state.ticker for state in states if state.needs_training}
-    market = ["interval_widths", *(["market_model"] if train_market else []), "forecast_scores"]
+    market = of_market(train=train_market)
     requests = []
     for chunk in chunks:
-        trains = train or not untrained.isdisjoint(chunk)
-        of_tickers = ["price_features", *(["ticker_models"] if trains else []), "forecasts"]
-        selection = [*(market if len(chunks) == 1 else []), *of_tickers, "champion"]
+        of_range = of_tickers(train=train or not untrained.isdisjoint(chunk))
+        selection = [*(market if len(chunks) == 1 else []), *of_range]
         requests.append(
             dg.RunRequest(
-                asset_selection=[dg.AssetKey(name) for name in selection],
-                tags={
-                    "dagster/asset_partition_range_start": chunk[0],
-                    "dagster/asset_partition_range_end": chunk[-1],
-                },
+                asset_selection=[dg.AssetKey(name) for name in selection], tags=range_tags(chunk)
             )
         )
     if len(chunks) > 1:
-        requests.insert(0, _market_run(market, market_key or f"market-{uuid4().hex[:12]}"))
+        run_key = market_key or f"market-{uuid4().hex[:12]}"
+        requests.insert(0, _market_run(run_key, train=train_market))
     return requests
 
 
-def _market_run(selection: Iterable[str], run_key: str) -> dg.RunRequest:
+def _market_run(run_key: str, *, train: bool) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=run_key,
-        asset_selection=[dg.AssetKey(name) for name in (*selection, "champion")],
+        asset_selection=[dg.AssetKey(name) for name in (*of_market(train=train), "champion")],
         tags=_OF_MARKET,
     )
 
@@ -257,7 +218,7 @@ def nightly_forecast(
     day = context.scheduled_execution_time.date()
     if not database.mark_forecasts_due(f"nightly forecast of {day}"):
         return dg.SkipReason("No prices yet: drop a CSV")
-    return _market_run(["interval_widths", "forecast_scores"], f"nightly-{day}")
+    return _market_run(f"nightly-{day}", train=False)
 
 
 @dg.schedule(
@@ -274,7 +235,7 @@ def weekly_training(
     if not database.ticker_states():
         return dg.SkipReason("No prices yet: drop a CSV")
     day = context.scheduled_execution_time.date()
-    return _market_run(["interval_widths", "market_model", "forecast_scores"], f"weekly-{day}")
+    return _market_run(f"weekly-{day}", train=True)
 
 
 JOBS = [ingest_drop, refresh_tickers]

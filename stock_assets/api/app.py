@@ -1,0 +1,263 @@
+"""The HTTP service: its routes, and what is around all of them."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from datetime import date
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from stock_assets import __version__
+from stock_assets.api import answers
+from stock_assets.api.access import Access
+from stock_assets.api.middleware import Answered
+from stock_assets.api.problems import tell_problems
+from stock_assets.api.service import Service
+from stock_assets.keys import Scope, parse_keys
+from stock_assets.settings import Settings
+
+PAGE = Path(__file__).parent / "page"
+MOST_JSON_BYTES = 1 << 20
+FORM_BYTES = 1 << 16  # of a form, around its file
+
+S = HTTPStatus
+TickerInPath = Annotated[str, InPath(pattern=answers.TICKER, max_length=15, examples=["AAPL"])]
+DropInPath = Annotated[str, InPath(max_length=64, examples=["prices-1f0c94a1b2c3"])]
+RunInPath = Annotated[str, InPath(max_length=64, pattern=r"^[0-9A-Za-z-]+$")]
+_JSON = "application/json"
+
+
+def create_app(settings: Settings, hosts: Collection[str] = ()) -> FastAPI:
+    """The service on one installation.
+
+    Args:
+        settings: Of the installation.
+        hosts: Names that it may be called by where there are no keys; any if none is given.
+
+    Raises:
+        SetupError: The keys or their rate are not as expected.
+    """
+    service = Service(settings)
+    keys = parse_keys(settings.api_keys.get_secret_value())
+    access = Access(keys, settings.api_rate_limit, hosts=hosts)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="stock_assets",
+        version=__version__,
+        summary="From CSVs of daily prices to forecasts of the next 10 closes.",
+        lifespan=lifespan,
+        max_body_size=MOST_JSON_BYTES,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(Answered)
+    tell_problems(app)
+    app.include_router(_page())
+    app.include_router(_health(service, access))
+    app.include_router(_drops(service, access, settings))
+    app.include_router(_runs(service, access))
+    app.include_router(_forecasts(service, access))
+    app.mount("/page", StaticFiles(directory=PAGE))
+    return app
+
+
+def _page() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    return router
+
+
+def _health(service: Service, access: Access) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> answers.Health:
+        """Whether the service is alive."""
+        return answers.Health(status="ok")
+
+    @router.get("/readyz", responses={503: {"model": answers.Readiness}})
+    async def readyz(response: Response) -> answers.Readiness:
+        """Whether the database and Dagster answer; with status 503 if one does not."""
+        readiness = await service.readiness()
+        response.status_code = S.OK if readiness.is_ready else S.SERVICE_UNAVAILABLE
+        return readiness
+
+    @router.get(
+        "/metrics",
+        dependencies=[access.demand(Scope.READ)],
+        response_class=Response,
+        responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}, **access.problems()},
+    )
+    async def metrics() -> Response:
+        """What Prometheus scrapes."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _drops(service: Service, access: Access, settings: Settings) -> APIRouter:
+    router = APIRouter(tags=["drops"])
+    form = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "format": "binary"}},
+    }
+
+    @router.post(
+        "/upload",
+        status_code=S.ACCEPTED,
+        dependencies=[access.demand(Scope.UPLOAD)],
+        max_body_size=settings.max_drop_bytes + FORM_BYTES,
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+        },
+        responses=access.problems(
+            S.REQUEST_ENTITY_TOO_LARGE,
+            S.UNSUPPORTED_MEDIA_TYPE,
+            S.UNPROCESSABLE_ENTITY,
+            S.SERVICE_UNAVAILABLE,
+        ),
+    )
+    async def upload(request: Request) -> answers.Upload:
+        """Take a CSV of daily prices, plain or gzip, into the drop folder.
+
+        Its header and first rows are looked at; the rest is validated by a run, which `follow`
+        tells of. The same bytes are the same drop.
+        """
+        return await service.upload(request)
+
+    @router.get(
+        "/drops/{drop}",
+        dependencies=[access.demand(Scope.READ)],
+        responses=access.problems(S.NOT_FOUND, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
+    )
+    async def drop(drop: DropInPath) -> answers.DropReport:
+        """What became of a drop: its rows, why some were rejected, whether forecasts are ready."""
+        return await service.drop(drop)
+
+    return router
+
+
+def _runs(service: Service, access: Access) -> APIRouter:
+    router = APIRouter(tags=["runs"])
+    of_training: dict[str, Any] = {
+        "status_code": S.ACCEPTED,
+        "dependencies": [access.demand(Scope.TRAIN)],
+        "responses": access.problems(
+            S.NOT_FOUND,
+            S.CONFLICT,
+            S.UNPROCESSABLE_ENTITY,
+            S.BAD_GATEWAY,
+            S.SERVICE_UNAVAILABLE,
+        ),
+    }
+
+    @router.get("/train/{ticker}", operation_id="train_by_get", **of_training)
+    @router.post("/train/{ticker}", operation_id="train", **of_training)
+    async def train(ticker: TickerInPath) -> answers.Training:
+        """Have a ticker's models trained anew and its forecast made, in a run of Dagster.
+
+        Calls that come together share runs: of 200 tickers, ranges are trained, not 200 runs.
+        """
+        return await service.train([ticker])
+
+    @router.post("/train", **of_training)
+    async def train_many(wanted: answers.Tickers) -> answers.Training:
+        """The same for many tickers, in as few runs as possible."""
+        return await service.train(wanted.tickers)
+
+    @router.get(
+        "/runs/{run}",
+        dependencies=[access.demand(Scope.READ)],
+        responses=access.problems(
+            S.NOT_FOUND, S.UNPROCESSABLE_ENTITY, S.BAD_GATEWAY, S.SERVICE_UNAVAILABLE
+        ),
+    )
+    async def run(run: RunInPath) -> answers.RunReport:
+        """What became of a run; why, where it failed."""
+        return await service.run(run)
+
+    return router
+
+
+def _forecasts(service: Service, access: Access) -> APIRouter:
+    router = APIRouter(tags=["forecasts"], dependencies=[access.demand(Scope.READ)])
+
+    @router.get(
+        "/predict/{ticker}",
+        response_model=answers.Forecast,
+        responses=access.problems(
+            S.NOT_FOUND, S.CONFLICT, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE
+        ),
+    )
+    async def predict(
+        ticker: TickerInPath,
+        model: Annotated[
+            str | None, Query(max_length=64, description="Another than the champion.")
+        ] = None,
+        as_of: Annotated[
+            date | None, Query(description="The newest of those made by the end of this day.")
+        ] = None,
+    ) -> Response:
+        """The closes of a ticker's next 10 trading days, with intervals."""
+        return Response(await service.forecast(ticker, model, as_of), media_type=_JSON)
+
+    @router.post(
+        "/batch-predict",
+        response_model=answers.Forecasts,
+        responses=access.problems(S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
+    )
+    async def batch_predict(wanted: answers.Tickers) -> Response:
+        """The same for many tickers; what is wrong with one is told in its place."""
+        return Response(await service.forecasts(wanted.tickers), media_type=_JSON)
+
+    @router.get(
+        "/tickers", responses=access.problems(S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE)
+    )
+    async def tickers(
+        request: Request,
+        q: Annotated[str, Query(max_length=60, description="In the name or the sector.")] = "",
+        sort: Annotated[
+            str, Query(pattern=answers.SORT, description="With a dash, the highest first.")
+        ] = "",
+        limit: Annotated[int, Query(ge=1, le=answers.MOST_AT_ONCE)] = 100,
+        offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    ) -> answers.TickerList:
+        """The tickers there are, each with the end of its newest forecast."""
+        total, rows = await service.tickers(q.strip(), sort, limit, offset)
+        more = None
+        if offset + limit < total:
+            asked = dict(request.query_params) | {"limit": limit, "offset": offset + limit}
+            more = f"/tickers?{urlencode(asked)}"
+        return answers.TickerList(total=total, tickers=rows, next=more)
+
+    @router.get(
+        "/tickers/{ticker}",
+        responses=access.problems(S.NOT_FOUND, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
+    )
+    async def ticker(
+        ticker: TickerInPath,
+        closes: Annotated[int, Query(ge=0, le=5_000)] = 250,
+        scores: Annotated[int, Query(ge=0, le=5_000)] = 200,
+    ) -> answers.TickerReport:
+        """A ticker's last closes, its models, and what became of its forecasts."""
+        return await service.ticker(ticker, closes, scores)
+
+    return router

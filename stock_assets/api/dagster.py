@@ -1,0 +1,206 @@
+"""The Dagster webserver, asked over GraphQL: it launches runs, and knows what became of them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from stock_assets.api.answers import RunReport, RunStatus
+from stock_assets.api.problems import ProblemError
+
+INGEST, REFRESH = "ingest_drop", "refresh_tickers"
+
+_REMEMBERED = 1_000
+_MOST_PAGES = 50  # of a run's events, a thousand each
+_TIMEOUT = httpx.Timeout(15, connect=3)
+_STATUS = {
+    "QUEUED": RunStatus.QUEUED,
+    "NOT_STARTED": RunStatus.QUEUED,
+    "MANAGED": RunStatus.QUEUED,
+    "STARTING": RunStatus.RUNNING,
+    "STARTED": RunStatus.RUNNING,
+    "CANCELING": RunStatus.RUNNING,
+    "SUCCESS": RunStatus.SUCCEEDED,
+    "FAILURE": RunStatus.FAILED,
+    "CANCELED": RunStatus.CANCELED,
+}
+_RUN = """fragment run on Run { runId jobName status startTime endTime }"""
+
+
+class Dagster:
+    """The webserver at an address, and the code location that has our jobs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT)
+        self._location: Mapping[str, str] | None = None
+        self._reasons: dict[str, str] = {}  # why runs failed
+
+    async def close(self) -> None:
+        """Let go of open connections."""
+        await self._client.aclose()
+
+    async def check(self) -> None:
+        """See that it answers and has our jobs.
+
+        Raises:
+            ProblemError: It does not.
+        """
+        self._location = None
+        await self.location()
+
+    async def location(self) -> Mapping[str, str]:
+        """Where our jobs are, as a selector has it; asked for once.
+
+        Raises:
+            ProblemError: Dagster does not answer, or does not have them.
+        """
+        if self._location is None:
+            told = await self._ask(_LOCATIONS)
+            nodes = told["repositoriesOrError"].get("nodes", [])
+            having = [node for node in nodes if {"name": REFRESH} in node["pipelines"]]
+            if not having:
+                raise ProblemError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    f"Dagster at {self.url} has not loaded our jobs: look at its Deployment page.",
+                )
+            self._location = {
+                "repositoryLocationName": having[0]["location"]["name"],
+                "repositoryName": having[0]["name"],
+            }
+        return self._location
+
+    async def ticker_order(self) -> list[str]:
+        """All tickers in the order of their partition set."""
+        told = await self._ask(_PARTITIONS)
+        return list(told["assetNodeOrError"].get("partitionKeys", []))
+
+    async def launch(self, assets: Sequence[str], tags: Mapping[str, str]) -> str:
+        """Have a run of these assets launched; returns its id.
+
+        Raises:
+            ProblemError: Dagster does not answer, or refuses.
+        """
+        selection = [{"path": [name]} for name in assets]
+        params = {
+            "mode": "default",
+            "runConfigData": "{}",
+            "selector": {
+                **await self.location(),
+                "pipelineName": REFRESH,
+                "assetSelection": selection,
+            },
+            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
+        }
+        told = (await self._ask(_LAUNCH, params=params))["launchPipelineExecution"]
+        if "run" not in told:
+            self._location = None  # it may have moved
+            raise ProblemError(
+                HTTPStatus.BAD_GATEWAY,
+                f"Dagster does not launch the run: {told.get('message', told['__typename'])}",
+            )
+        return str(told["run"]["runId"])
+
+    async def run(self, run_id: str) -> RunReport:
+        """What became of a run.
+
+        Raises:
+            ProblemError: There is none.
+        """
+        told = (await self._ask(_RUN_OF, id=run_id))["runOrError"]
+        if "runId" not in told:
+            raise ProblemError(
+                HTTPStatus.NOT_FOUND,
+                f"No run {run_id}. The answer to a training tells the ids of its runs.",
+            )
+        return await self._report(told)
+
+    async def last_run(self, job: str, tags: Mapping[str, str] | None = None) -> RunReport | None:
+        """The newest run of a job that has these tags."""
+        having = [{"key": key, "value": value} for key, value in (tags or {}).items()]
+        told = await self._ask(_RUNS, filter={"pipelineName": job, "tags": having})
+        results = told["runsOrError"].get("results", [])
+        return await self._report(results[0]) if results else None
+
+    async def _report(self, run: Mapping[str, Any]) -> RunReport:
+        status = _STATUS[run["status"]]
+        why = await self._why(run["runId"]) if status == RunStatus.FAILED else ""
+        return RunReport(
+            run=run["runId"],
+            job=run["jobName"],
+            status=status,
+            detail=why,
+            started_at=_moment(run["startTime"]),
+            ended_at=_moment(run["endTime"]),
+        )
+
+    async def _why(self, run_id: str) -> str:
+        """What the step that failed has to say, or the run if none did; remembered."""
+        if run_id not in self._reasons:
+            if len(self._reasons) >= _REMEMBERED:
+                self._reasons.clear()
+            self._reasons[run_id] = await self._read_why(run_id)
+        return self._reasons[run_id]
+
+    async def _read_why(self, run_id: str) -> str:
+        why, cursor = "It failed; Dagster's page of the run tells more.", None
+        for _ in range(_MOST_PAGES):
+            told = (await self._ask(_EVENTS, id=run_id, cursor=cursor))["logsForRun"]
+            for event in told.get("events", []):
+                if event["__typename"] == "ExecutionStepFailureEvent" and _sentence(event):
+                    return _sentence(event)
+                if event["__typename"] == "RunFailureEvent":
+                    why = event["message"]
+            if not told.get("hasMore"):
+                break
+            cursor = told["cursor"]
+        return why
+
+    async def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        try:
+            answer = await self._client.post(
+                f"{self.url}/graphql", json={"query": query, "variables": variables}
+            )
+            told = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"Dagster at {self.url} does not answer ({type(error).__name__}). Is its webserver "
+                "up, and is STOCK_ASSETS_DAGSTER_URL its address?",
+            ) from error
+        if told.get("errors"):
+            raise ProblemError(
+                HTTPStatus.BAD_GATEWAY, f"Dagster says: {told['errors'][0]['message']}"
+            )
+        data: dict[str, Any] = told["data"]
+        return data
+
+
+def _sentence(event: Mapping[str, Any]) -> str:
+    said = (event.get("failureMetadata") or {}).get("description")
+    error = event.get("error") or {}
+    return str(said or (error.get("cause") or error).get("message") or "").strip()
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+_LOCATIONS = """{ repositoriesOrError { ... on RepositoryConnection {
+    nodes { name location { name } pipelines { name } } } } }"""
+_PARTITIONS = """{ assetNodeOrError(assetKey: {path: ["price_features"]}) {
+    ... on AssetNode { partitionKeys } } }"""
+_LAUNCH = """mutation ($params: ExecutionParams!) {
+    launchPipelineExecution(executionParams: $params) { __typename
+        ... on LaunchRunSuccess { run { runId } }
+        ... on Error { message } } }"""
+_RUN_OF = f"""query ($id: ID!) {{ runOrError(runId: $id) {{ ...run }} }} {_RUN}"""
+_RUNS = f"""query ($filter: RunsFilter!) {{ runsOrError(filter: $filter, limit: 1) {{
+    ... on Runs {{ results {{ ...run }} }} }} }} {_RUN}"""
+_EVENTS = """query ($id: ID!, $cursor: String) { logsForRun(runId: $id, afterCursor: $cursor) {
+    ... on EventConnection { hasMore cursor events { __typename
+    ... on RunFailureEvent { message }
+    ... on ExecutionStepFailureEvent {
+        failureMetadata { description } error { message cause { message } } } } } } }"""

@@ -1,0 +1,120 @@
+"""What goes wrong, told as problem+json after RFC 9457: a sentence that says what to do."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from stock_assets.api.answers import Problem
+from stock_assets.errors import DropError, SetupError, StockAssetsError
+
+_MOST_SHOWN = 80  # characters of what was not expected
+MEDIA_TYPE = "application/problem+json"
+
+_MEANINGS = {
+    HTTPStatus.UNAUTHORIZED: "No valid key",
+    HTTPStatus.FORBIDDEN: "The key lacks the scope",
+    HTTPStatus.NOT_FOUND: "Not known",
+    HTTPStatus.CONFLICT: "Not there yet",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Too large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "No form with a file",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Not as expected",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests",
+    HTTPStatus.BAD_GATEWAY: "Dagster says no",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Something does not answer",
+}
+_WORDS = {
+    404: "There is no such address. What there is stands in /openapi.json.",
+    405: "This address does not take that method. What it takes stands in /openapi.json.",
+    413: "The body is too large for this address.",
+}
+
+
+class ProblemError(StockAssetsError):
+    """An answer that is no success."""
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The problems of a route, as OpenAPI lists them."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        int(status): {"description": _MEANINGS[status], "content": content} for status in statuses
+    }
+
+
+def problem(
+    request_id: str, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer that tells a problem."""
+    told = Problem(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id
+    )
+    return Response(told.model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def tell_problems(app: FastAPI) -> None:
+    """Have every error of the app told as a problem, and OpenAPI know what that is."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = describe()
+        described["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.exception_handler(ProblemError)
+    async def of_ours(request: Request, error: ProblemError) -> Response:
+        return problem(request.state.request_id, error.status, str(error), error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def of_routing(request: Request, error: HTTPException) -> Response:
+        detail = _WORDS.get(error.status_code, f"{error.detail}.")
+        return problem(request.state.request_id, error.status_code, detail, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def of_input(request: Request, error: RequestValidationError) -> Response:
+        return problem(request.state.request_id, 422, _faults(error))
+
+    @app.exception_handler(DropError)
+    async def of_file(request: Request, error: DropError) -> Response:
+        return problem(request.state.request_id, 422, str(error))
+
+    @app.exception_handler(SetupError)
+    async def of_setup(request: Request, error: SetupError) -> Response:
+        return problem(request.state.request_id, 503, str(error))
+
+    @app.exception_handler(sa.exc.DBAPIError)
+    async def of_database(request: Request, error: sa.exc.DBAPIError) -> Response:
+        return problem(request.state.request_id, 503, no_database(error))
+
+
+def no_database(error: sa.exc.DBAPIError) -> str:
+    """What to say where the database does not answer."""
+    return f"The database does not answer: {str(error.orig).strip()}. Try again in a moment."
+
+
+def _faults(error: RequestValidationError) -> str:
+    told = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"] if part != "body") or "The body"
+        found = "" if fault["type"] in {"missing", "json_invalid"} else f", not {_shown(fault)}"
+        told.append(f"{place}: {fault['msg']}{found}.")
+    return " ".join(told[:10])
+
+
+def _shown(fault: Mapping[str, Any]) -> str:
+    text = repr(fault["input"])
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

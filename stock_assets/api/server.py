@@ -1,0 +1,37 @@
+"""The server process of the service."""
+
+import structlog
+import uvicorn
+
+from stock_assets.api.access import LOOPBACK, check_binding
+from stock_assets.api.app import create_app
+from stock_assets.api.logs import set_up_logs
+from stock_assets.settings import Settings
+
+_GRACE_SECONDS = 10  # for requests that are under way at the end
+
+
+def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> None:
+    """Run the service until it is told to end.
+
+    Raises:
+        SetupError: The settings do not go with that address.
+    """
+    check_binding(settings, host, without_keys=without_keys)
+    set_up_logs(settings.log_level)
+    app = create_app(settings, hosts=() if without_keys else LOOPBACK)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    with config.bind_socket() as listening:
+        address, bound = listening.getsockname()[:2]
+        structlog.get_logger("stock_assets.api").info("listening", address=address, port=bound)
+        server.run(sockets=[listening])

@@ -1,0 +1,273 @@
+"""What the service does: take uploads, tell forecasts, have Dagster train."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from datetime import date
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy as sa
+from anyio.to_thread import run_sync
+from fastapi import Request
+
+from stock_assets.api import answers, uploads
+from stock_assets.api.answers import Fate, RunStatus
+from stock_assets.api.dagster import INGEST, REFRESH, Dagster
+from stock_assets.api.memory import Memory
+from stock_assets.api.problems import ProblemError, no_database
+from stock_assets.api.reader import Reader, utc
+from stock_assets.errors import SetupError
+from stock_assets.metrics import TRAININGS, UPLOADED_BYTES
+from stock_assets.names import drop_key
+from stock_assets.ranges import of_tickers, range_tags, ranges
+from stock_assets.settings import Settings
+
+GATHER_SECONDS = 0.1  # trainings that are asked for within it share their runs
+
+
+class Service:
+    """One installation's database, drop folder and Dagster."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._reader = Reader(settings.prediction_database_url)
+        self._dagster = Dagster(settings.dagster_url)
+        self._memory: Memory[bytes] = Memory(self._reader.writes)
+        self._wanted: set[str] = set()
+        self._launching: asyncio.Task[dict[str, list[str]]] | None = None
+
+    async def start(self) -> None:
+        """Make ready."""
+        if self._settings.drop_folder.exists():
+            await run_sync(uploads.sweep, self._settings.drop_folder)
+
+    async def stop(self) -> None:
+        """Let go of what is open."""
+        await self._dagster.close()
+
+    # Health
+
+    async def readiness(self) -> answers.Readiness:
+        """Whether the database and Dagster answer."""
+        database, dagster = await asyncio.gather(self._database_state(), self._dagster_state())
+        return answers.Readiness(database=database, dagster=dagster)
+
+    async def _database_state(self) -> str:
+        try:
+            await run_sync(self._reader.writes)
+        except SetupError as error:
+            return str(error)
+        except sa.exc.DBAPIError as error:
+            return no_database(error)
+        return "ok"
+
+    async def _dagster_state(self) -> str:
+        try:
+            await self._dagster.check()
+        except ProblemError as error:
+            return str(error)
+        return "ok"
+
+    # Drops
+
+    async def upload(self, request: Request) -> answers.Upload:
+        """Stream a form's file into the drop folder, and register it as a drop."""
+        content_type = request.headers.get("content-type", "")
+        most = self._settings.max_drop_bytes
+        with uploads.unfinished(self._settings.drop_folder) as received:
+            await uploads.receive(received, content_type, request.stream(), most)
+            key = drop_key(received.file_name, received.sha256)
+            register = partial(self._reader.register_drop, key, received.sha256)
+            drop, is_new = await run_sync(register, received.file_name, received.size)
+            if not await self._is_on_its_way(drop, received):
+                await run_sync(received.publish, drop.key)
+        UPLOADED_BYTES.inc(received.size)
+        return answers.Upload(
+            drop=drop.key,
+            is_new=is_new,
+            file_name=drop.file_name,
+            size=drop.size,
+            ignored_columns=received.ignored_columns,
+            follow=f"/drops/{drop.key}",
+        )
+
+    async def _is_on_its_way(self, drop: sa.Row[Any], received: uploads.Received) -> bool:
+        """Whether the bytes are taken already, or will be: a file that changes is left alone."""
+        if drop.status != "registered":
+            return bool(drop.status == "accepted")
+        if not received.dropped(drop.key).exists():
+            return False
+        fate, _ = await self._under_way(drop.key)
+        return fate != Fate.FAILED
+
+    async def drop(self, key: str) -> answers.DropReport:
+        """What became of a drop."""
+        self._memory.doubt()
+        drop = await run_sync(self._reader.drop, key)
+        if drop.status == "registered":
+            fate, detail = await self._under_way(key)
+            if fate == Fate.ACCEPTED:  # since it was read
+                drop = await run_sync(self._reader.drop, key)
+        if drop.status == "refused":
+            fate, detail = Fate.FAILED, drop.error
+        waiting, reasons = 0, []
+        if drop.status == "accepted":
+            waiting = await run_sync(self._reader.waiting, drop.tickers or [])
+            reasons = await run_sync(self._reader.reasons, drop.id)
+            fate, detail = Fate.ACCEPTED, await self._prospect(drop, waiting)
+        return answers.DropReport(
+            **{name: getattr(drop, name) for name in _OF_DROP},
+            drop=drop.key,
+            received_at=utc(drop.created_at),
+            status=fate,
+            detail=detail,
+            reasons=reasons,
+            tickers=drop.tickers or [],
+            waiting=waiting,
+        )
+
+    async def _under_way(self, key: str) -> tuple[Fate, str]:
+        """Where a drop is that was not validated yet."""
+        try:
+            run = await self._dagster.last_run(INGEST, {"dagster/partition": key})
+        except ProblemError as error:
+            return Fate.QUEUED, f"It is kept, and taken when Dagster is up. {error}"
+        if run is None:
+            return Fate.QUEUED, "It waits for the sensor, which looks every few seconds."
+        fate, detail = _OF_INGESTION[run.status]
+        return fate, detail.format(run.detail)
+
+    async def _prospect(self, drop: sa.Row[Any], waiting: int) -> str:
+        """What is to be expected of an accepted drop."""
+        if not drop.tickers:
+            return "It changes no prices."
+        if not waiting:
+            return "Forecasts are ready."
+        try:
+            run = await self._dagster.last_run(REFRESH)
+        except ProblemError as error:
+            return f"It is forecast when Dagster is up. {error}"
+        if run and run.status == RunStatus.FAILED:
+            return f"The last forecasting run failed: {run.detail} It is tried again at night."
+        return "Its tickers wait for forecasts."
+
+    # Runs
+
+    async def train(self, wanted: Collection[str]) -> answers.Training:
+        """Have tickers trained and forecast, in as few runs as possible."""
+        names = list(dict.fromkeys(name.strip().upper() for name in wanted))
+        await run_sync(self._reader.demand_known, names)
+        self._wanted.update(names)
+        if self._launching is None:
+            self._launching = asyncio.create_task(self._launch_soon())
+        launched = await asyncio.shield(self._launching)
+        TRAININGS.inc(len(names))
+        return answers.Training(
+            runs=[
+                answers.Launched(run=run, tickers=share, follow=f"/runs/{run}")
+                for run, chunk in launched.items()
+                if (share := sorted({*names}.intersection(chunk)))
+            ]
+        )
+
+    async def _launch_soon(self) -> dict[str, list[str]]:
+        """Launch runs for all tickers that are wanted by then: the range of each run by its id."""
+        await asyncio.sleep(GATHER_SECONDS)
+        wanted, self._wanted, self._launching = self._wanted, set(), None
+        if not await run_sync(self._reader.has_market_model):
+            raise ProblemError(
+                HTTPStatus.CONFLICT,
+                "What all tickers tell together is not learned yet. That happens by itself after "
+                "the first drop, as GET /drops/{drop} tells; then ask again.",
+            )
+        order = await self._dagster.ticker_order()
+        if lacking := wanted.difference(order):
+            raise ProblemError(
+                HTTPStatus.CONFLICT,
+                f"Dagster has no partition of {', '.join(sorted(lacking))} yet: the run that "
+                "validates them has not ended. Try again in a minute.",
+            )
+        launched = {}
+        for chunk in ranges(order, wanted, most=self._settings.max_tickers_per_run):
+            run = await self._dagster.launch(of_tickers(train=True), range_tags(chunk))
+            launched[run] = chunk
+        return launched
+
+    async def run(self, run_id: str) -> answers.RunReport:
+        """What became of a run."""
+        self._memory.doubt()
+        return await self._dagster.run(run_id)
+
+    # Forecasts
+
+    async def forecast(self, ticker: str, model: str | None, by: date | None) -> bytes:
+        """A ticker's newest forecast as JSON.
+
+        Raises:
+            ProblemError: There is none.
+        """
+        name = ticker.strip().upper()
+        told = (await self._forecasts([name], model, by))[name]
+        if isinstance(told, str):
+            is_known = not await run_sync(self._reader.unknown, [name])
+            is_to_come = is_known and not model
+            raise ProblemError(HTTPStatus.CONFLICT if is_to_come else HTTPStatus.NOT_FOUND, told)
+        return told
+
+    async def forecasts(self, wanted: Sequence[str]) -> bytes:
+        """For each ticker its champion's newest forecast or what is wrong, as JSON."""
+        names = [name.strip().upper() for name in wanted]
+        told = await self._forecasts(names, None, None)
+        return b'{"forecasts":[%b]}' % b",".join(_told(name, told[name]) for name in names)
+
+    async def _forecasts(
+        self, names: Sequence[str], model: str | None, by: date | None
+    ) -> dict[str, bytes | str]:
+        count, known = await self._memory.known()
+        found: dict[str, bytes | str] = {
+            name: known[name, model, by] for name in names if (name, model, by) in known
+        }
+        if lacking := {*names}.difference(found):
+            read = partial(self._read_forecasts, lacking, model, by)
+            for name, told in (await run_sync(read)).items():
+                found[name] = told
+                if isinstance(told, bytes):
+                    self._memory.keep(count, (name, model, by), told)
+        return found
+
+    def _read_forecasts(
+        self, names: Collection[str], model: str | None, by: date | None
+    ) -> dict[str, bytes | str]:
+        return {
+            name: told if isinstance(told, str) else told.model_dump_json().encode()
+            for name, told in self._reader.forecasts(names, model, by).items()
+        }
+
+    # Tickers
+
+    async def ticker(self, ticker: str, closes: int, scores: int) -> answers.TickerReport:
+        """All that is known of a ticker."""
+        return await run_sync(self._reader.ticker, ticker.strip().upper(), closes, scores)
+
+    async def tickers(
+        self, text: str, sort: str, limit: int, offset: int
+    ) -> tuple[int, list[answers.TickerRow]]:
+        """How many tickers fit, and a page of them."""
+        return await run_sync(self._reader.ticker_list, text, sort, limit, offset)
+
+
+def _told(name: str, told: bytes | str) -> bytes:
+    if isinstance(told, str):
+        return answers.Told(ticker=name, forecast=None, error=told).model_dump_json().encode()
+    return b'{"ticker":"%b","forecast":%b,"error":null}' % (name.encode(), told)
+
+
+_OF_DROP = ("file_name", "size", "rows_read", "accepted", "collapsed", "rejected")
+_OF_INGESTION = {
+    RunStatus.QUEUED: (Fate.QUEUED, "It waits for its turn."),
+    RunStatus.RUNNING: (Fate.RUNNING, "Its rows are validated."),
+    RunStatus.SUCCEEDED: (Fate.ACCEPTED, ""),
+    RunStatus.FAILED: (Fate.FAILED, "{} Upload it again to have it tried once more."),
+    RunStatus.CANCELED: (Fate.FAILED, "Its run was canceled: upload it again to have it tried."),
+}

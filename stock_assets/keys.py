@@ -1,0 +1,81 @@
+"""Keys of the service: a name, what it may do, and the SHA-256 of its secret."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stock_assets.errors import SetupError
+
+_ENTRY = re.compile(r"([A-Za-z0-9._-]{1,40}):([a-z+]+):([0-9a-f]{64})")
+
+
+class Scope(StrEnum):
+    """What a key may be good for."""
+
+    READ = "read"
+    UPLOAD = "upload"
+    TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as the settings have it: whoever reads it there cannot use it."""
+
+    name: str
+    scopes: frozenset[Scope]
+    sha256: str
+
+    def __str__(self) -> str:
+        """As `parse_keys` reads it."""
+        return f"{self.name}:{'+'.join(sorted(self.scopes))}:{self.sha256}"
+
+
+def new_key(name: str, scopes: Collection[Scope]) -> tuple[str, Key]:
+    """A secret that nobody guesses, and its key.
+
+    Raises:
+        SetupError: The name is none.
+    """
+    secret = secrets.token_urlsafe(32)
+    key = Key(name, frozenset(scopes), _digest(secret))
+    parse_keys(str(key))
+    return secret, key
+
+
+def parse_keys(text: str) -> tuple[Key, ...]:
+    """Keys written as ``name:scope+scope:sha256``, with commas or white space between them.
+
+    Raises:
+        SetupError: An entry is none; it is told by its place, as it may hold a secret.
+    """
+    keys = []
+    for place, entry in enumerate(text.replace(",", " ").split(), 1):
+        parts = _ENTRY.fullmatch(entry)
+        scopes = set(parts[2].split("+")) if parts else set()
+        if parts is None or not scopes <= set(Scope):
+            raise SetupError(
+                f"Entry {place} of STOCK_ASSETS_API_KEYS is no key. Expected name:scopes:sha256 "
+                f"with scopes of {'+'.join(Scope)}, as `stock-assets key NAME` prints it."
+            )
+        keys.append(Key(parts[1], frozenset(map(Scope, scopes)), parts[3]))
+    names = [key.name for key in keys]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SetupError(f"STOCK_ASSETS_API_KEYS names {', '.join(twice)} twice.")
+    return tuple(keys)
+
+
+def key_of(secret: str, keys: Iterable[Key]) -> Key | None:
+    """The key with this secret; how long it takes tells nothing of which, or how nearly."""
+    digest, found = _digest(secret), None
+    for key in keys:
+        if hmac.compare_digest(digest, key.sha256):
+            found = key
+    return found
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
