@@ -1,7 +1,6 @@
 """Queries that more than one reader asks, and how a drop is registered."""
 
 from collections.abc import Mapping
-from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,11 +48,11 @@ def is_current() -> sa.ColumnElement[bool]:
     return sa.func.coalesce(knows_all, sa.false())
 
 
-def newest_forecasts(by: date | None = None) -> sa.Select[Any]:
+def newest_forecasts(by: Any = None) -> sa.Select[Any]:
     """The newest forecasts of tickers, by all their models, ascending by ticker and h.
 
     Args:
-        by: Of those that were told by the end of this day.
+        by: A day, or a parameter for one: of those that were told by its end.
 
     Returns:
         The forecasts columns, sector and last_close; of the model's backtest days, origins,

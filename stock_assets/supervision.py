@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from threading import Event, Thread
-from types import FrameType
 
 _PATIENCE_SECONDS = 30
 
@@ -27,28 +26,27 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
     """
     over, codes = Event(), []
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        codes.append(0)
+    def end(code: int) -> None:
+        codes.append(code)
         over.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-
-    def watch(process: subprocess.Popen[bytes]) -> None:
-        codes.append(process.wait())
-        over.set()
-
+        signal.signal(number, lambda *_: end(0))
     everywhere = os.environ | environment
     processes = [subprocess.Popen([sys.executable, *words], env=everywhere) for words in commands]  # noqa: S603
     for process in processes:
-        Thread(target=watch, args=[process], daemon=True).start()
+        Thread(target=lambda one: end(one.wait()), args=[process], daemon=True).start()
     over.wait()
     for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    for process in processes:
-        try:
-            process.wait(_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        _end(process)
     return codes[0]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C, which the process may have had from the terminal already, and patience."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()

@@ -1,36 +1,48 @@
-"""Who may do what, and how often."""
+"""Who may do what, and how often: decided for every request before anything else is."""
 
 import re
 import time
 from collections.abc import Collection
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Request
 
-from stock_assets.api.problems import ProblemError, documented
+from stock_assets.api.problems import ProblemError
 from stock_assets.errors import SetupError
 from stock_assets.keys import Key, Scope, key_of
 from stock_assets.settings import Settings
 
-_PORT = re.compile(r":\d+$")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+_OPEN = {"", "page", "healthz", "readyz", "openapi.json"}  # first parts of paths
+_SCOPES = {"upload": Scope.UPLOAD, "train": Scope.TRAIN}  # all others are read
+_PORT = re.compile(r":\d+$")
+
+
+def scope_of(path: str) -> Scope | None:
+    """What a key must be good for to ask for this path; nothing if it is open to all."""
+    first = path[1:].partition("/")[0]
+    return None if first in _OPEN else _SCOPES.get(first, Scope.READ)
 
 
 class Access:
     """Admits requests: with a key where there are keys, else from this machine's own pages."""
 
-    def __init__(self, keys: Collection[Key], rate: str, *, hosts: Collection[str] = ()) -> None:
-        """Take keys and how many requests each may make.
+    def __init__(
+        self, app: ASGIApp, keys: Collection[Key], rate: str, hosts: Collection[str] = ()
+    ) -> None:
+        """Wrap an app.
 
         Args:
-            keys: Those that are admitted; if there is none, everybody is.
-            rate: Such as 100/second.
-            hosts: Names that the service may be called by; any if none is given.
+            app: Gets what is admitted.
+            keys: Those that are; if there is none, everybody is.
+            rate: How many requests each may make, such as 100/second.
+            hosts: Names that the service may be called by without keys; any if none is given.
 
         Raises:
             SetupError: The rate is none.
@@ -41,49 +53,40 @@ class Access:
             raise SetupError(
                 f"STOCK_ASSETS_API_RATE_LIMIT is {rate!r}. Expected one such as 100/second"
             ) from error
-        self._keys = keys
-        self._hosts = hosts
+        self._app, self._keys, self._hosts = app, keys, hosts
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def demand(self, scope: Scope) -> Any:
-        """What a route depends on that needs this scope."""
-        if not self._keys:
+    async def __call__(self, request: Request, receive: Receive, send: Send) -> None:
+        """Pass on what is admitted.
 
-            async def open_to_all(request: Request) -> None:
+        Raises:
+            ProblemError: It is not.
+        """
+        if request["type"] == "http" and (scope := scope_of(request["path"])):
+            if self._keys:
+                self._check_key(request, scope)
+            else:
                 self._check_origin(request)
-
-            return Depends(open_to_all)
-
-        bearer = HTTPBearer(auto_error=False, description="A key, as `stock-assets key` prints it.")
-
-        async def with_key(
-            request: Request,
-            told: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-        ) -> None:
-            self._check_key(request, told.credentials if told else None, scope)
-
-        return Depends(with_key)
-
-    def problems(self, *statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-        """The problems of a route, those of access among them, as OpenAPI lists them."""
-        of_access = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS) if self._keys else ()
-        return documented(*of_access, HTTPStatus.FORBIDDEN, *statuses)
+        await self._app(request, receive, send)
 
     def _check_origin(self, request: Request) -> None:
         """Keep other sites' pages, which run in browsers on this machine, from the service."""
-        host = _PORT.sub("", request.headers.get("host", ""))
-        if self._hosts and host not in self._hosts:
+        headers = dict(request["headers"])
+        host = headers.get(b"host", b"").decode("latin-1")
+        if self._hosts and _PORT.sub("", host) not in self._hosts:
             raise ProblemError(
-                HTTPStatus.FORBIDDEN, f"Without keys the service is not to be called {host}."
+                HTTPStatus.FORBIDDEN, f"Without keys the service is not to be called {host!r}."
             )
-        if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+        if headers.get(b"sec-fetch-site") in {b"cross-site", b"same-site"}:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, "Without keys, pages of other sites may not call the service."
             )
 
-    def _check_key(self, request: Request, secret: str | None, scope: Scope) -> None:
-        key = key_of(secret, self._keys) if secret else None
-        client = request.client.host if request.client else "unknown"
+    def _check_key(self, request: Request, scope: Scope) -> None:
+        told = dict(request["headers"]).get(b"authorization", b"").decode("latin-1")
+        kind, _, secret = told.partition(" ")
+        key = key_of(secret.strip(), self._keys) if kind.lower() == "bearer" else None
+        client = request["client"][0] if request["client"] else "unknown"
         self._count(f"key {key.name}" if key else f"address {client}")
         if key is None:
             why = "That key is not known." if secret else "A key is needed."
@@ -92,7 +95,7 @@ class Access:
                 f"{why} Send it in a header: Authorization: Bearer KEY",
                 {"WWW-Authenticate": "Bearer"},
             )
-        request.state.key = key.name
+        request["state"]["key"] = key.name
         if scope not in key.scopes:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN,
@@ -111,6 +114,15 @@ class Access:
             )
 
 
+def describe_access(described: dict[str, Any]) -> None:
+    """Tell in OpenAPI which routes need a key, and what is said without one."""
+    scheme = {"type": "http", "scheme": "bearer", "description": "As `stock-assets key` prints it."}
+    described["components"]["securitySchemes"] = {"key": scheme}
+    for path, operations in described["paths"].items():
+        for operation in operations.values() if scope_of(path) else ():
+            operation["security"] = [{"key": []}]
+
+
 def check_binding(settings: Settings, host: str, *, without_keys: bool) -> None:
     """Refuse to let other machines in without keys, unless that is what is wanted.
 
@@ -118,7 +130,7 @@ def check_binding(settings: Settings, host: str, *, without_keys: bool) -> None:
         SetupError: It is refused; the message says how to go on.
     """
     is_local = host in {"127.0.0.1", "localhost", "::1"}
-    if not (is_local or without_keys or settings.api_keys.get_secret_value()):
+    if not (is_local or without_keys or settings.api_keys.get_secret_value().strip(", \n")):
         raise SetupError(
             f"On {host} other machines can reach the service, and there are no keys. "
             "Set STOCK_ASSETS_API_KEYS to what `stock-assets key NAME` prints, "

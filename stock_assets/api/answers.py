@@ -165,8 +165,8 @@ class Told(Document):
     """A ticker's forecast, or why there is none."""
 
     ticker: str
-    forecast: Forecast | None
-    error: str | None = Field(description="What to do, in a sentence.")
+    forecast: Forecast | None = None
+    error: str | None = Field(None, description="What to do, in a sentence.")
 
 
 class Forecasts(Document):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
@@ -16,15 +16,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from stock_assets import __version__
 from stock_assets.api import answers
-from stock_assets.api.access import Access
+from stock_assets.api.access import Access, describe_access
 from stock_assets.api.middleware import Answered
-from stock_assets.api.problems import tell_problems
+from stock_assets.api.problems import documented, tell_problems
 from stock_assets.api.service import Service
-from stock_assets.keys import Scope, parse_keys
+from stock_assets.keys import parse_keys
 from stock_assets.settings import Settings
 
 PAGE = Path(__file__).parent / "page"
-MOST_JSON_BYTES = 1 << 20
+MOST_JSON_BYTES = 1 << 18
 FORM_BYTES = 1 << 16  # of a form, around its file
 
 S = HTTPStatus
@@ -46,7 +46,6 @@ def create_app(settings: Settings, hosts: Collection[str] = ()) -> FastAPI:
     """
     service = Service(settings)
     keys = parse_keys(settings.api_keys.get_secret_value())
-    access = Access(keys, settings.api_rate_limit, hosts=hosts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,76 +58,78 @@ def create_app(settings: Settings, hosts: Collection[str] = ()) -> FastAPI:
         version=__version__,
         summary="From CSVs of daily prices to forecasts of the next 10 closes.",
         lifespan=lifespan,
-        max_body_size=MOST_JSON_BYTES,
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Answered)
+    app.add_middleware(Access, keys=keys, rate=settings.api_rate_limit, hosts=hosts)
+    app.add_middleware(Answered)  # is around it
     tell_problems(app)
-    app.include_router(_page())
-    app.include_router(_health(service, access))
-    app.include_router(_drops(service, access, settings))
-    app.include_router(_runs(service, access))
-    app.include_router(_forecasts(service, access))
-    app.mount("/page", StaticFiles(directory=PAGE))
+    _add_forecasts(app, service)  # routes are looked through in this order
+    _add_drops(app, service, settings)
+    _add_runs(app, service)
+    _add_health(app, service)
+    _add_page(app)
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = describe()
+        described["components"]["schemas"]["Problem"] = answers.Problem.model_json_schema()
+        if keys:
+            describe_access(described)
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
-def _page() -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/", include_in_schema=False)
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
-    return router
+    app.mount("/page", StaticFiles(directory=PAGE))
 
 
-def _health(service: Service, access: Access) -> APIRouter:
-    router = APIRouter(tags=["health"])
-
-    @router.get("/healthz")
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", tags=["health"])
     async def healthz() -> answers.Health:
         """Whether the service is alive."""
         return answers.Health(status="ok")
 
-    @router.get("/readyz", responses={503: {"model": answers.Readiness}})
+    @app.get("/readyz", tags=["health"], responses={503: {"model": answers.Readiness}})
     async def readyz(response: Response) -> answers.Readiness:
         """Whether the database and Dagster answer; with status 503 if one does not."""
         readiness = await service.readiness()
         response.status_code = S.OK if readiness.is_ready else S.SERVICE_UNAVAILABLE
         return readiness
 
-    @router.get(
+    @app.get(
         "/metrics",
-        dependencies=[access.demand(Scope.READ)],
+        tags=["health"],
         response_class=Response,
-        responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}, **access.problems()},
+        responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}, **documented()},
     )
     async def metrics() -> Response:
         """What Prometheus scrapes."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    return router
 
-
-def _drops(service: Service, access: Access, settings: Settings) -> APIRouter:
-    router = APIRouter(tags=["drops"])
+def _add_drops(app: FastAPI, service: Service, settings: Settings) -> None:
     form = {
         "type": "object",
         "required": ["file"],
         "properties": {"file": {"type": "string", "format": "binary"}},
     }
 
-    @router.post(
+    @app.post(
         "/upload",
+        tags=["drops"],
         status_code=S.ACCEPTED,
-        dependencies=[access.demand(Scope.UPLOAD)],
         max_body_size=settings.max_drop_bytes + FORM_BYTES,
         openapi_extra={
             "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}
         },
-        responses=access.problems(
+        responses=documented(
             S.REQUEST_ENTITY_TOO_LARGE,
             S.UNSUPPORTED_MEDIA_TYPE,
             S.UNPROCESSABLE_ENTITY,
@@ -143,34 +144,33 @@ def _drops(service: Service, access: Access, settings: Settings) -> APIRouter:
         """
         return await service.upload(request)
 
-    @router.get(
+    @app.get(
         "/drops/{drop}",
-        dependencies=[access.demand(Scope.READ)],
-        responses=access.problems(S.NOT_FOUND, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
+        tags=["drops"],
+        responses=documented(S.NOT_FOUND, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
     )
     async def drop(drop: DropInPath) -> answers.DropReport:
         """What became of a drop: its rows, why some were rejected, whether forecasts are ready."""
         return await service.drop(drop)
 
-    return router
 
-
-def _runs(service: Service, access: Access) -> APIRouter:
-    router = APIRouter(tags=["runs"])
+def _add_runs(app: FastAPI, service: Service) -> None:
     of_training: dict[str, Any] = {
+        "tags": ["runs"],
         "status_code": S.ACCEPTED,
-        "dependencies": [access.demand(Scope.TRAIN)],
-        "responses": access.problems(
+        "max_body_size": MOST_JSON_BYTES,
+        "responses": documented(
             S.NOT_FOUND,
             S.CONFLICT,
+            S.REQUEST_ENTITY_TOO_LARGE,
             S.UNPROCESSABLE_ENTITY,
             S.BAD_GATEWAY,
             S.SERVICE_UNAVAILABLE,
         ),
     }
 
-    @router.get("/train/{ticker}", operation_id="train_by_get", **of_training)
-    @router.post("/train/{ticker}", operation_id="train", **of_training)
+    @app.get("/train/{ticker}", operation_id="train_by_get", **of_training)
+    @app.post("/train/{ticker}", operation_id="train", **of_training)
     async def train(ticker: TickerInPath) -> answers.Training:
         """Have a ticker's models trained anew and its forecast made, in a run of Dagster.
 
@@ -178,15 +178,15 @@ def _runs(service: Service, access: Access) -> APIRouter:
         """
         return await service.train([ticker])
 
-    @router.post("/train", **of_training)
+    @app.post("/train", **of_training)
     async def train_many(wanted: answers.Tickers) -> answers.Training:
         """The same for many tickers, in as few runs as possible."""
         return await service.train(wanted.tickers)
 
-    @router.get(
+    @app.get(
         "/runs/{run}",
-        dependencies=[access.demand(Scope.READ)],
-        responses=access.problems(
+        tags=["runs"],
+        responses=documented(
             S.NOT_FOUND, S.UNPROCESSABLE_ENTITY, S.BAD_GATEWAY, S.SERVICE_UNAVAILABLE
         ),
     )
@@ -194,19 +194,15 @@ def _runs(service: Service, access: Access) -> APIRouter:
         """What became of a run; why, where it failed."""
         return await service.run(run)
 
-    return router
 
+def _add_forecasts(app: FastAPI, service: Service) -> None:
+    def told(*statuses: S) -> dict[str, Any]:
+        return {
+            "tags": ["forecasts"],
+            "responses": documented(*statuses, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
+        }
 
-def _forecasts(service: Service, access: Access) -> APIRouter:
-    router = APIRouter(tags=["forecasts"], dependencies=[access.demand(Scope.READ)])
-
-    @router.get(
-        "/predict/{ticker}",
-        response_model=answers.Forecast,
-        responses=access.problems(
-            S.NOT_FOUND, S.CONFLICT, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE
-        ),
-    )
+    @app.get("/predict/{ticker}", response_model=answers.Forecast, **told(S.NOT_FOUND, S.CONFLICT))
     async def predict(
         ticker: TickerInPath,
         model: Annotated[
@@ -219,18 +215,17 @@ def _forecasts(service: Service, access: Access) -> APIRouter:
         """The closes of a ticker's next 10 trading days, with intervals."""
         return Response(await service.forecast(ticker, model, as_of), media_type=_JSON)
 
-    @router.post(
+    @app.post(
         "/batch-predict",
         response_model=answers.Forecasts,
-        responses=access.problems(S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
+        max_body_size=MOST_JSON_BYTES,
+        **told(S.REQUEST_ENTITY_TOO_LARGE),
     )
     async def batch_predict(wanted: answers.Tickers) -> Response:
         """The same for many tickers; what is wrong with one is told in its place."""
         return Response(await service.forecasts(wanted.tickers), media_type=_JSON)
 
-    @router.get(
-        "/tickers", responses=access.problems(S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE)
-    )
+    @app.get("/tickers", **told())
     async def tickers(
         request: Request,
         q: Annotated[str, Query(max_length=60, description="In the name or the sector.")] = "",
@@ -248,10 +243,7 @@ def _forecasts(service: Service, access: Access) -> APIRouter:
             more = f"/tickers?{urlencode(asked)}"
         return answers.TickerList(total=total, tickers=rows, next=more)
 
-    @router.get(
-        "/tickers/{ticker}",
-        responses=access.problems(S.NOT_FOUND, S.UNPROCESSABLE_ENTITY, S.SERVICE_UNAVAILABLE),
-    )
+    @app.get("/tickers/{ticker}", **told(S.NOT_FOUND))
     async def ticker(
         ticker: TickerInPath,
         closes: Annotated[int, Query(ge=0, le=5_000)] = 250,
@@ -259,5 +251,3 @@ def _forecasts(service: Service, access: Access) -> APIRouter:
     ) -> answers.TickerReport:
         """A ticker's last closes, its models, and what became of its forecasts."""
         return await service.ticker(ticker, closes, scores)
-
-    return router

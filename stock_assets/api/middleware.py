@@ -2,28 +2,32 @@
 
 import re
 import time
+from functools import cache
 from http import HTTPStatus
-from uuid import uuid4
+from random import getrandbits
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stock_assets.api.problems import problem
+from stock_assets.api.problems import ProblemError, problem
 from stock_assets.metrics import REQUEST_SECONDS, REQUESTS
 
 _log = structlog.get_logger("stock_assets.api")
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _QUIET = {"/healthz", "/readyz", "/metrics"}  # asked all the time
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
-        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_HEADERS = [
+    (
+        b"content-security-policy",
+        (
+            b"default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
+            b"object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ),
     ),
-    "Cache-Control": "no-cache",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+    (b"cache-control", b"no-cache"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
 class Answered:
@@ -38,8 +42,8 @@ class Answered:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if _ID.fullmatch(asked) else uuid4().hex[:16]
+        asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = asked.decode() if _ID.fullmatch(asked) else f"{getrandbits(64):016x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -48,14 +52,17 @@ class Answered:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                told = message["headers"]
+                known = {name for name, _ in told}
+                told += [header for header in _HEADERS if header[0] not in known]
+                told.append((b"x-request-id", request_id.encode()))
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except ProblemError as error:  # of access, which is inside
+            told = problem(request_id, error.status, str(error), error.headers)
+            await told(scope, receive, send_with_headers)
         except Exception:  # noqa: BLE001  whatever it is, somebody waits for an answer
             _log.exception("failed", request_id=request_id, path=scope["path"])
             if not status:
@@ -70,8 +77,9 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     """Count an answer, and log it; status 0 says that nobody waited for it to the end."""
     route = getattr(scope.get("route"), "path", "none")
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    REQUESTS.labels(method, route, status).inc()
-    REQUEST_SECONDS.labels(method, route).observe(seconds)
+    count, duration = _metrics(method, route, status)
+    count.inc()
+    duration.observe(seconds)
     log = _log.debug if scope["path"] in _QUIET else _log.info
     log(
         "request",
@@ -83,6 +91,11 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         client=scope["client"] and scope["client"][0],
         request_id=scope["state"]["request_id"],
     )
+
+
+@cache
+def _metrics(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, status), REQUEST_SECONDS.labels(method, route)
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

@@ -28,6 +28,7 @@ _MEANINGS = {
     HTTPStatus.BAD_GATEWAY: "Dagster says no",
     HTTPStatus.SERVICE_UNAVAILABLE: "Something does not answer",
 }
+_OF_ACCESS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
 _WORDS = {
     404: "There is no such address. What there is stands in /openapi.json.",
     405: "This address does not take that method. What it takes stands in /openapi.json.",
@@ -47,10 +48,11 @@ class ProblemError(StockAssetsError):
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """The problems of a route, as OpenAPI lists them."""
+    """The problems of a route, those of access among them, as OpenAPI lists them."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
-        int(status): {"description": _MEANINGS[status], "content": content} for status in statuses
+        int(status): {"description": _MEANINGS[status], "content": content}
+        for status in (*_OF_ACCESS, *statuses)
     }
 
 
@@ -65,15 +67,7 @@ def problem(
 
 
 def tell_problems(app: FastAPI) -> None:
-    """Have every error of the app told as a problem, and OpenAPI know what that is."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        described = describe()
-        described["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
-        return described
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    """Have every error of the app told as a problem."""
 
     @app.exception_handler(ProblemError)
     async def of_ours(request: Request, error: ProblemError) -> Response:

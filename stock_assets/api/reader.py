@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
+from functools import cache
 from http import HTTPStatus
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -35,6 +36,24 @@ from stock_assets.tables import (
 H = 10  # trading days ahead, at most
 MOST_REASONS = 50
 MOST_HINTS = 10  # unknown tickers in one request for which near ones are looked up
+
+
+class Wanted(NamedTuple):
+    """The newest forecast of a ticker.
+
+    Attributes:
+        ticker: In capitals.
+        model: By this one; by the champion if none is named.
+        by: Of those that were made by the end of this day.
+    """
+
+    ticker: str
+    model: str | None = None
+    by: date | None = None
+
+    def kind(self) -> tuple[str, date]:
+        """What those that are read at once have in common."""
+        return self.model or "", self.by or date.min
 
 
 class Reader(Connected):
@@ -177,50 +196,60 @@ class Reader(Connected):
 
     # Forecasts
 
-    def forecasts(
-        self, wanted: Collection[str], model: str | None, by: date | None
-    ) -> dict[str, answers.Forecast | str]:
-        """Each ticker's newest forecast, in one query; a sentence where there is none.
-
-        Args:
-            wanted: Tickers.
-            model: Whose; the champion's if none is named.
-            by: Of those told by the end of this day.
-        """
-        query = newest_forecasts(by).where(tickers.c.ticker.in_(wanted))
-        whose = forecasts.c.model == model if model else forecasts.c.is_champion
+    def forecasts(self, wanted: Collection[Wanted]) -> dict[Wanted, bytes]:
+        """Each one's newest forecast as JSON, in one query for all of a model and a day."""
+        told = {}
+        by_kind = sorted(wanted, key=Wanted.kind)
         with self.engine.connect() as connection:
-            champion = connection.execute(newest_champions().limit(1)).first()
-            rows = connection.execute(query.where(whose)).all()
-        told: dict[str, answers.Forecast | str] = {
-            ticker: _forecast(list(days), champion)
-            for ticker, days in groupby(rows, key=lambda row: row.ticker)
-        }
-        if lacking := {*wanted} - told.keys():
-            told |= self._why_none(lacking, model, by)
+            champion = connection.execute(_CHAMPION).first()
+            for (model, by), some in groupby(by_kind, key=lambda one: (one.model, one.by)):
+                rows = connection.execute(
+                    _forecasts_query(of_model=bool(model), until=by is not None),
+                    {"wanted": [one.ticker for one in some], "model": model, "by": by},
+                )
+                for ticker, days in groupby(rows, key=lambda row: row.ticker):
+                    document = _forecast(list(days), champion)
+                    told[Wanted(ticker, model, by)] = document.model_dump_json().encode()
         return told
 
-    def _why_none(
-        self, wanted: Collection[str], model: str | None, by: date | None
-    ) -> dict[str, str]:
-        others = newest_forecasts(by).where(tickers.c.ticker.in_(wanted), forecasts.c.h == 1)
+    def no_forecast(self, wanted: Wanted) -> ProblemError:
+        """Why there is none, and what to do."""
+        ticker, model, by = wanted
+        if unknown := self.unknown([ticker]):
+            return ProblemError(HTTPStatus.NOT_FOUND, unknown[ticker])
+        others = newest_forecasts(by).where(tickers.c.ticker == ticker, forecasts.c.h == 1)
         with self.engine.connect() as connection:
-            rows = connection.execute(others).all()
-        models = {
-            ticker: ", ".join(sorted(row.model for row in of_ticker))
-            for ticker, of_ticker in groupby(rows, key=lambda row: row.ticker)
-        }
+            models = sorted(row.model for row in connection.execute(others))
+        if models:
+            return ProblemError(
+                HTTPStatus.NOT_FOUND,
+                f"{ticker} has no forecast by {model}. There are: {', '.join(models)}.",
+            )
         when = f" that was made by {by}" if by else " yet"
-        return {
-            ticker: f"{ticker} has no forecast by {model}. There are: {models[ticker]}."
-            if ticker in models
-            else f"{ticker} has prices but no forecast{when}. Ask for one: POST /train/{ticker}."
-            for ticker in wanted
-        } | self.unknown(wanted)
+        return ProblemError(HTTPStatus.CONFLICT, _none(ticker, when))
+
+    def no_forecasts(self, wanted: Collection[str]) -> dict[str, str]:
+        """The same of many, by champions."""
+        return {ticker: _none(ticker, " yet") for ticker in wanted} | self.unknown(wanted)
 
     @property
     def _is_postgres(self) -> bool:
         return self.engine.name == "postgresql"
+
+
+_CHAMPION = newest_champions().limit(1)
+
+
+@cache
+def _forecasts_query(*, of_model: bool, until: bool) -> sa.Select[Any]:
+    """Built once: SQLAlchemy knows by the object what it has compiled."""
+    query = newest_forecasts(sa.bindparam("by", type_=sa.Date) if until else None)
+    whose = forecasts.c.model == sa.bindparam("model") if of_model else forecasts.c.is_champion
+    return query.where(tickers.c.ticker.in_(sa.bindparam("wanted", expanding=True)), whose)
+
+
+def _none(ticker: str, when: str) -> str:
+    return f"{ticker} has prices but no forecast{when}. Ask for one: POST /train/{ticker}."
 
 
 def _documents(kind: Any, connection: sa.Connection, query: sa.Select[Any]) -> list[Any]:

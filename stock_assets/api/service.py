@@ -16,7 +16,7 @@ from stock_assets.api.answers import Fate, RunStatus
 from stock_assets.api.dagster import INGEST, REFRESH, Dagster
 from stock_assets.api.memory import Memory
 from stock_assets.api.problems import ProblemError, no_database
-from stock_assets.api.reader import Reader, utc
+from stock_assets.api.reader import Reader, Wanted, utc
 from stock_assets.errors import SetupError
 from stock_assets.metrics import TRAININGS, UPLOADED_BYTES
 from stock_assets.names import drop_key
@@ -33,7 +33,7 @@ class Service:
         self._settings = settings
         self._reader = Reader(settings.prediction_database_url)
         self._dagster = Dagster(settings.dagster_url)
-        self._memory: Memory[bytes] = Memory(self._reader.writes)
+        self._memory = Memory(self._reader.writes, self._reader.forecasts)
         self._wanted: set[str] = set()
         self._launching: asyncio.Task[dict[str, list[str]]] | None = None
 
@@ -207,42 +207,27 @@ class Service:
         Raises:
             ProblemError: There is none.
         """
-        name = ticker.strip().upper()
-        told = (await self._forecasts([name], model, by))[name]
-        if isinstance(told, str):
-            is_known = not await run_sync(self._reader.unknown, [name])
-            is_to_come = is_known and not model
-            raise ProblemError(HTTPStatus.CONFLICT if is_to_come else HTTPStatus.NOT_FOUND, told)
-        return told
+        wanted = Wanted(ticker.strip().upper(), model, by)
+        told = await self._memory.get([wanted])
+        if wanted not in told:
+            raise await run_sync(self._reader.no_forecast, wanted)
+        return told[wanted]
 
-    async def forecasts(self, wanted: Sequence[str]) -> bytes:
+    async def forecasts(self, tickers: Sequence[str]) -> bytes:
         """For each ticker its champion's newest forecast or what is wrong, as JSON."""
-        names = [name.strip().upper() for name in wanted]
-        told = await self._forecasts(names, None, None)
-        return b'{"forecasts":[%b]}' % b",".join(_told(name, told[name]) for name in names)
-
-    async def _forecasts(
-        self, names: Sequence[str], model: str | None, by: date | None
-    ) -> dict[str, bytes | str]:
-        count, known = await self._memory.known()
-        found: dict[str, bytes | str] = {
-            name: known[name, model, by] for name in names if (name, model, by) in known
-        }
-        if lacking := {*names}.difference(found):
-            read = partial(self._read_forecasts, lacking, model, by)
-            for name, told in (await run_sync(read)).items():
-                found[name] = told
-                if isinstance(told, bytes):
-                    self._memory.keep(count, (name, model, by), told)
-        return found
-
-    def _read_forecasts(
-        self, names: Collection[str], model: str | None, by: date | None
-    ) -> dict[str, bytes | str]:
-        return {
-            name: told if isinstance(told, str) else told.model_dump_json().encode()
-            for name, told in self._reader.forecasts(names, model, by).items()
-        }
+        wanted = [Wanted(name.strip().upper()) for name in tickers]
+        told = await self._memory.get(wanted)
+        lacking = [one.ticker for one in wanted if one not in told]
+        errors = await run_sync(self._reader.no_forecasts, lacking) if lacking else {}
+        rows = (
+            b'{"ticker":"%b","forecast":%b,"error":null}' % (one.ticker.encode(), told[one])
+            if one in told
+            else answers.Told(ticker=one.ticker, error=errors[one.ticker])
+            .model_dump_json()
+            .encode()
+            for one in wanted
+        )
+        return b'{"forecasts":[%b]}' % b",".join(rows)
 
     # Tickers
 
@@ -255,12 +240,6 @@ class Service:
     ) -> tuple[int, list[answers.TickerRow]]:
         """How many tickers fit, and a page of them."""
         return await run_sync(self._reader.ticker_list, text, sort, limit, offset)
-
-
-def _told(name: str, told: bytes | str) -> bytes:
-    if isinstance(told, str):
-        return answers.Told(ticker=name, forecast=None, error=told).model_dump_json().encode()
-    return b'{"ticker":"%b","forecast":%b,"error":null}' % (name.encode(), told)
 
 
 _OF_DROP = ("file_name", "size", "rows_read", "accepted", "collapsed", "rejected")

@@ -200,7 +200,7 @@ function dropWords(report) {
   if (status === "failed") return report.detail || "It failed.";
   if (!tickers.length) return report.detail || "It changes no prices.";
   const all = counted(tickers.length, "ticker");
-  if (waiting) return `Stored. ${whole.format(waiting)} of ${all} still without a forecast of it.`;
+  if (waiting) return `Stored. ${whole.format(waiting)} of ${all} still without a forecast of it. ${report.detail}`;
   return ["Forecasts are ready: ", tickerLinks(tickers)];
 }
 
