@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from stock_assets.errors import SetupError
 
-_ENTRY = re.compile(r"([A-Za-z0-9._-]{1,40}):([a-z+]+):([0-9a-f]{64})")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
+_ENTRY = re.compile(rf"({_NAME.pattern}):([a-z+]+):([0-9a-f]{{64}})")
 
 
 class Scope(StrEnum):
@@ -40,10 +41,13 @@ def new_key(name: str, scopes: Collection[Scope]) -> tuple[str, Key]:
     Raises:
         SetupError: The name is none.
     """
+    if not _NAME.fullmatch(name):
+        raise SetupError(
+            f"A key cannot be named {name!r}. "
+            "Expected 1 to 40 letters, digits, dots, dashes and underscores."
+        )
     secret = secrets.token_urlsafe(32)
-    key = Key(name, frozenset(scopes), _digest(secret))
-    parse_keys(str(key))
-    return secret, key
+    return secret, Key(name, frozenset(scopes), _digest(secret))
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -204,7 +205,7 @@ def chromium(path: str) -> Iterator[Browser]:
 
 
 @contextmanager
-def running(*command: object, **environment: str) -> Iterator[None]:
+def running(*command: object, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is stopped in the end, with those it started."""
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -215,10 +216,17 @@ def running(*command: object, **environment: str) -> Iterator[None]:
         start_new_session=True,
     )
     try:
-        yield
+        yield process
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def patiently(attempt: Callable[[], T]) -> T:

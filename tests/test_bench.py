@@ -8,7 +8,12 @@ from tests.bench import __main__ as bench
 from tests.bench import markets
 
 SMALL = bench.Plan(
-    rounds={4: 1}, with_script=(4,), daily=(3, 1), shared=(4, 2), weeks=("2019-01-02", "2019-01-10")
+    rounds={4: 1},
+    with_script=(4,),
+    daily=(3, 1),
+    shared=(4, 2),
+    weeks=("2019-01-02", "2019-01-10"),
+    served=(3, 1),
 )
 
 

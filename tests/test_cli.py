@@ -15,6 +15,7 @@ import pytest
 
 from stock_assets.cli import main
 from stock_assets.database import Database
+from stock_assets.keys import Scope, key_of, parse_keys
 from stock_assets.settings import current_settings
 from tests.conftest import ROOT, as_csv, make_prices
 from tests.test_database import contents, take
@@ -300,6 +301,37 @@ def test_backtest_names_the_file_that_is_no_csv_of_prices(tmp_path: Path) -> Non
     done = stock_assets("backtest", tmp_path)
     assert done.code == 3
     assert done.err.startswith("error: bad.csv: The file has no header")
+
+
+# key and serve
+
+
+def test_a_key_is_printed_with_the_entry_that_lets_it_in() -> None:
+    done = stock_assets("key", "ops", "--scope", "read", "--scope", "train")
+    secret, entry = done.out.splitlines()
+    (known,) = parse_keys(entry)
+    assert key_of(secret, [known]) == known
+    assert (known.name, known.scopes) == ("ops", {Scope.READ, Scope.TRAIN})
+    assert secret not in entry + done.err
+
+
+def test_a_key_reads_if_nothing_else_is_asked() -> None:
+    (known,) = parse_keys(stock_assets("key", "ops").out.splitlines()[1])
+    assert known.scopes == {Scope.READ}
+
+
+def test_a_key_needs_a_name_that_logs_can_tell() -> None:
+    done = stock_assets("key", "two words")
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith("error: ")
+
+
+@pytest.mark.usefixtures("home")
+def test_serve_lets_nobody_in_from_elsewhere_without_keys() -> None:
+    done = stock_assets("serve", "--host", "0.0.0.0")  # noqa: S104
+    assert done.code == 3
+    assert done.err.startswith("error: On 0.0.0.0 other machines can reach the service")
+    assert "stock-assets key NAME" in done.err
 
 
 # champion

@@ -54,12 +54,14 @@ LAYERS = (
     {"definitions"},
     {"local_runs"},
     {"installation"},
-    {"console"},
+    {"console", "supervision"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 PURE, EDGE, DAGSTER = LAYERS[0] | LAYERS[1], LAYERS[2], {"defs", "definitions", "local_runs"}
-COMMANDS = {"installation", "console", "cli"}
+SERVICE = {"keys", "metrics", "api"}
+COMMANDS = {"installation", "console", "supervision", "cli"}
 HEAVY = {  # they take seconds to load: pandera, scikit-learn, numba or matplotlib
     "prices",
     "forest",
@@ -74,6 +76,7 @@ HEAVY = {  # they take seconds to load: pandera, scikit-learn, numba or matplotl
 RECORDS = EDGE - {"report", "promotion", "migrations"}  # what the commands load at once
 LEARNING = {"sklearn", "skops", "joblib", "scipy", "numba"}
 STORES = {"sqlalchemy", "alembic", "psycopg2"}
+SERVED = {"errors", "csv_text", "names", "ranges", "tables", "queries", "engine", "settings"}
 WEB = {"fastapi", "starlette", "uvicorn", "requests", "httpx"}
 SLOW = {"dagster", "pandera", "matplotlib", *LEARNING}
 
@@ -197,6 +200,14 @@ def test_the_environment_is_read_in_the_settings_alone(module: str) -> None:
     assert read == []
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] in SERVICE])
+def test_the_service_reads_the_database_and_asks_dagster_over_http(module: str) -> None:
+    known = imports(MODULES[module])
+    assert not {name for name in foreign(known) if name.startswith("dagster")}
+    assert foreign(known).isdisjoint({"pandas", "numpy", "pyarrow", *LEARNING})
+    assert ours(known) <= SERVICE | SERVED
+
+
 @pytest.mark.parametrize("module", sorted(COMMANDS))
 def test_commands_load_dagster_and_learning_only_when_needed(module: str) -> None:
     known = imports(MODULES[module], at_start=True)
@@ -212,9 +223,10 @@ def test_commands_load_dagster_and_learning_only_when_needed(module: str) -> Non
         (sorted(RECORDS), SLOW),
         (["promotion"], {"dagster", "pandera", "matplotlib", *WEB}),
         (["report"], {"dagster", "pandera", "pydantic_settings", *STORES, *WEB}),
-        (["cli"], SLOW),
+        (["cli"], SLOW | {"pandas", *WEB}),
+        (["cli", "api.server"], SLOW | {"pandas", "numpy", "pyarrow"}),
     ],
-    ids=["pure", "records", "promotion", "report", "cli"],
+    ids=["pure", "records", "promotion", "report", "cli", "service"],
 )
 def test_loading_a_layer_leaves_out(names: list[str], absent: set[str]) -> None:
     loads = "; ".join(f"import stock_assets.{name}" for name in names)

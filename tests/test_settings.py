@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from stock_assets.errors import SetupError
 from stock_assets.models import MODELS, NAIVE, candidates
@@ -29,6 +29,8 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
     assert settings.max_tickers_per_run == 1_000
     assert settings.models == ("linear_regression", "ridge", "random_forest", "gradient_boosting")
     assert list(candidates(settings.models)) == [NAIVE, *settings.models]
+    assert settings.dagster_url == "http://127.0.0.1:3000"
+    assert not settings.api_keys.get_secret_value()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,10 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
         ("STOCK_ASSETS_MAX_DROP_BYTES", "1000", "max_drop_bytes", 1000),
         ("STOCK_ASSETS_MAX_TICKERS_PER_RUN", "7", "max_tickers_per_run", 7),
         ("STOCK_ASSETS_MODELS", "ridge,random_forest", "models", ("ridge", "random_forest")),
+        ("STOCK_ASSETS_DAGSTER_URL", "http://dagster", "dagster_url", "http://dagster"),
+        ("STOCK_ASSETS_API_KEYS", "a:read:f", "api_keys", SecretStr("a:read:f")),
+        ("STOCK_ASSETS_API_RATE_LIMIT", "5/second", "api_rate_limit", "5/second"),
+        ("STOCK_ASSETS_LOG_LEVEL", "debug", "log_level", "debug"),
     ],
 )
 def test_each_setting_has_an_environment_name(
@@ -153,3 +159,8 @@ def test_an_empty_variable_is_one_that_is_not_set(
     without = Settings()
     monkeypatch.setenv(f"STOCK_ASSETS_{name}", "")
     assert Settings() == without
+
+
+def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_API_KEYS", "ops:read:0123")
+    assert "0123" not in repr(Settings())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from http import HTTPStatus
@@ -38,9 +39,14 @@ class Service:
         self._launching: asyncio.Task[dict[str, list[str]]] | None = None
 
     async def start(self) -> None:
-        """Make ready."""
+        """Tidy up after earlier processes; connect, so that the first who asks need not wait."""
         if self._settings.drop_folder.exists():
             await run_sync(uploads.sweep, self._settings.drop_folder)
+        self._connecting = asyncio.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        with suppress(SetupError, sa.exc.DBAPIError):  # whoever asks is told
+            await self._memory.get([Wanted("")])
 
     async def stop(self) -> None:
         """Let go of what is open."""

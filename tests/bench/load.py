@@ -140,9 +140,7 @@ async def _loaded(
     return loaded
 
 
-async def _ask(
-    loaded: Load, free: asyncio.Queue[Connection], request: bytes, due: float
-) -> None:
+async def _ask(loaded: Load, free: asyncio.Queue[Connection], request: bytes, due: float) -> None:
     connection = await free.get()
     status = await connection.ask(request)
     loaded.seconds.append(time.perf_counter() - due)

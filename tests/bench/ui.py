@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.browser import Browser, chromium, chromium_path, patiently, running
+from tests.browser import Browser, chromium, chromium_path, free_port, patiently, running
 
 ROUNDS = 5
 PAGES = {  # of `forecasts`: the view, and what is opened for
@@ -53,8 +53,7 @@ def opened(browser: Browser, page: str, words: str) -> float:
 @contextmanager
 def web_server(home: str) -> Iterator[str]:
     """The address of a home's web UI, from when it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     places = {"STOCK_ASSETS_HOME": home, "DAGSTER_HOME": home}
     server = Path(sys.executable).with_name("dagster-webserver")
     with running(server, "--workspace", "workspace.yaml", "--port", port, **places):
