@@ -9,7 +9,7 @@ help:            ## These lines
 demo: install    ## Forecast real prices of five tickers, through Dagster
 	@$(BIN)/stock-assets demo
 
-up: install      ## Web UI, daemon, sensors and schedules, until Ctrl-C
+up: install      ## Forecasts on :8000, Dagster on :3000, until Ctrl-C
 	@$(BIN)/stock-assets up
 
 test: lint type  ## Lint, types and the whole test suite

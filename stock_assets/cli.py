@@ -69,7 +69,7 @@ def demo() -> None:
     out.print(
         "The naive forecast is the last close. A model that beats it beyond noise is the champion."
         "\n\nWhat to type next:"
-        f"\n  {command} up             the web UI; drop CSVs while it runs"
+        f"\n  {command} up             the page with forecasts; drop CSVs on it"
         f"\n  {command} predict AAPL   the ten days of one ticker"
         f"\n  {command} ingest FILE    your own prices",
         highlight=False,

@@ -1,11 +1,15 @@
 """The server process of the service."""
 
+import signal
+import socket
+
 import structlog
 import uvicorn
 
 from stock_assets.api.access import LOOPBACK, check_binding
 from stock_assets.api.app import create_app
 from stock_assets.api.logs import set_up_logs
+from stock_assets.errors import SetupError
 from stock_assets.settings import Settings
 
 _GRACE_SECONDS = 10  # for requests that are under way at the end
@@ -15,15 +19,13 @@ def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> No
     """Run the service until it is told to end.
 
     Raises:
-        SetupError: The settings do not go with that address.
+        SetupError: The settings do not go with that address, or nobody can listen there.
     """
     check_binding(settings, host, without_keys=without_keys)
     set_up_logs(settings.log_level)
     app = create_app(settings, hosts=() if without_keys else LOOPBACK)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -31,7 +33,19 @@ def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> No
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = uvicorn.Server(config)
-    with config.bind_socket() as listening:
+    with _listening(host, port) as listening:
         address, bound = listening.getsockname()[:2]
         structlog.get_logger("stock_assets.api").info("listening", address=address, port=bound)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # uvicorn, once it has ended, raises it again
         server.run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SetupError(
+            f"Nobody can listen on {host}, port {port}: {error.strerror}. Choose another one."
+        ) from error
