@@ -3,18 +3,33 @@
 import csv
 import gzip
 import io
+import math
 import re
 import zlib
 from collections.abc import Iterable
+from datetime import date
 
 from stock_assets.errors import DropError
 
+PRICES = ("close", "open", "low", "high")
 COLUMNS = ("ticker", "sector", "date", "close", "open", "low", "high", "volume")
 LOOK = 1 << 16  # bytes that are enough to know a file by
 
+TICKER = r"[A-Z0-9][A-Z0-9.\-]{0,14}"
+DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+RULES = {  # of single fields, as a rejected row is told them
+    "ticker": "ticker is not 1 to 15 of A-Z, 0-9, dot and dash",
+    "sector": "sector is empty",
+    "date": "date is not a day written YYYY-MM-DD",
+    **{name: f"{name} is not a number above 0" for name in PRICES},
+    "volume": "volume is not a whole number of 0 or more",
+}
+
+_FIRST_ROWS = 20
 _GZIP = b"\x1f\x8b"
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _MAX_SHOWN = 200  # characters of a header that is not ours
+_CUT = b"..."  # in the place of the lines that are not there yet
 _EXPECTED = f"Expected a header with the columns {','.join(COLUMNS)} in any order"
 
 
@@ -24,7 +39,27 @@ def look(start: bytes) -> list[str]:
     Raises:
         DropError: It is no CSV of daily prices, as far as its start tells.
     """
-    if start.startswith(_GZIP):
+    return header_of(_first_lines(start))[0]
+
+
+def doubts(start: bytes) -> list[str]:
+    """What is wrong with the first rows of such a file, if each of them has something wrong.
+
+    Then it will be with most of the others: the columns are mixed up, or written otherwise.
+    """
+    lines = _first_lines(start)
+    names, line = header_of(lines)
+    told = []
+    for number, text in enumerate(lines[line - 1 :][:_FIRST_ROWS], line):
+        if text.strip() and text != _CUT:
+            if not (faults := _faults(fields_of(text.decode()), names)):
+                return []
+            told.append(f"Line {number}: {'; '.join(faults)}")
+    return told
+
+
+def _first_lines(start: bytes) -> list[bytes]:
+    if is_gzip(start):
         unpacked = zlib.decompressobj(wbits=31)
         try:
             text = unpacked.decompress(start, LOOK)
@@ -36,7 +71,35 @@ def look(start: bytes) -> list[str]:
     if not is_whole:  # but of the last line, the start alone is there
         text = text[: text.rfind(b"\n") + 1] or text.decode(errors="ignore").encode()
     lines = plain_text(text, LOOK).split(b"\n")
-    return header_of([*lines, *([] if is_whole else [b"..."])])[0]
+    return lines if is_whole else [*lines, _CUT]
+
+
+def _faults(fields: list[str], names: list[str]) -> list[str]:
+    if len(fields) != len(names):
+        return [f"has {len(fields)} fields where the header has {len(names)}"]
+    row = {name: field.strip() for name, field in zip(names, fields, strict=True)}
+    holds = {
+        "ticker": re.fullmatch(TICKER, row["ticker"].upper()),
+        "sector": row["sector"],
+        "date": _is_day(row["date"]),
+        **{name: 0 < _number(row[name]) < math.inf for name in PRICES},
+        "volume": _number(row["volume"]) >= 0 and _number(row["volume"]).is_integer(),
+    }
+    return [rule for name, rule in RULES.items() if not holds[name]]
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return bool(re.fullmatch(DAY, text) and date.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def is_gzip(start: bytes) -> bool:

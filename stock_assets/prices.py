@@ -5,7 +5,6 @@ a quoted field may hold commas, but not a line break.
 """
 
 import io
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,14 +20,20 @@ import pyarrow as arrow
 import pyarrow.csv as arrow_csv
 from pandera.errors import SchemaErrors
 
-from stock_assets.csv_text import COLUMNS, fields_of, header_of, plain_text
+from stock_assets.csv_text import (
+    COLUMNS,
+    DAY,
+    PRICES,
+    RULES,
+    TICKER,
+    fields_of,
+    header_of,
+    plain_text,
+)
 
-PRICES = ("close", "open", "low", "high")
 KEY = ["ticker", "date"]
 
 _SEPARATOR = b"\x1f"  # cannot stand in a file: control characters are refused
-_TICKER = re.compile(r"[A-Z0-9][A-Z0-9.\-]{0,14}")
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CONFLICT = "conflicts with another row of the same ticker and date"
 _MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
 _BLOCK = 1 << 20  # bytes that are parsed at once
@@ -66,15 +71,15 @@ def price_schema(today: date) -> pa.DataFrameSchema:
             "ticker": pa.Column(
                 object,
                 _rule(
-                    lambda s: _each(s, lambda texts: texts.str.fullmatch(_TICKER)),
-                    "ticker is not 1 to 15 of A-Z, 0-9, dot and dash",
+                    lambda s: _each(s, lambda texts: texts.str.fullmatch(TICKER)),
+                    RULES["ticker"],
                 ),
             ),
-            "sector": pa.Column(object, _rule(lambda s: s != "", "sector is empty")),
+            "sector": pa.Column(object, _rule(lambda s: s != "", RULES["sector"])),
             "date": pa.Column(
                 "datetime64[ns]",
                 [
-                    _rule(lambda s: s.notna(), "date is not a day written YYYY-MM-DD"),
+                    _rule(lambda s: s.notna(), RULES["date"]),
                     _rule(lambda s: ~(s > pd.Timestamp(today)), "date is in the future"),
                 ],
                 nullable=True,
@@ -82,7 +87,7 @@ def price_schema(today: date) -> pa.DataFrameSchema:
             **{
                 name: pa.Column(
                     float,
-                    _rule(lambda s: np.isfinite(s) & (s > 0), f"{name} is not a number above 0"),
+                    _rule(lambda s: np.isfinite(s) & (s > 0), RULES[name]),
                     nullable=True,
                 )
                 for name in PRICES
@@ -91,7 +96,7 @@ def price_schema(today: date) -> pa.DataFrameSchema:
                 float,
                 _rule(
                     lambda s: (s >= 0) & (s < _MAX_VOLUME) & (s == s.round()),
-                    "volume is not a whole number of 0 or more",
+                    RULES["volume"],
                 ),
                 nullable=True,
             ),
@@ -260,7 +265,7 @@ def _each(column: "pd.Series[Any]", read: Callable[..., "pd.Series[Any]"]) -> "p
 
 def _days(texts: "pd.Series[str]") -> "pd.Series[pd.Timestamp]":
     stripped = texts.str.strip()
-    written_in_full = stripped.where(stripped.str.fullmatch(_DAY))
+    written_in_full = stripped.where(stripped.str.fullmatch(DAY))
     return pd.to_datetime(written_in_full, format="%Y-%m-%d", errors="coerce")
 
 
