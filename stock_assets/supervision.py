@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from threading import Event, Thread
 
+_LOOK_EVERY_SECONDS = 0.1
 _PATIENCE_SECONDS = 30
 
 
@@ -24,29 +25,25 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
     Returns:
         The exit code: 0 if a signal ended it, else that of the one that ended first.
     """
-    over, codes = Event(), []
-
-    def end(code: int) -> None:
-        codes.append(code)
-        over.set()
-
+    codes: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: end(0))
+        signal.signal(number, lambda *_: codes.append(0))
     everywhere = os.environ | environment
     processes = [subprocess.Popen([sys.executable, *words], env=everywhere) for words in commands]  # noqa: S603
+    while not codes:  # no lock or queue wakes for every signal
+        time.sleep(_LOOK_EVERY_SECONDS)
+        codes += [process.returncode for process in processes if process.poll() is not None]
+    for process in processes:  # Ctrl-C, which they may have had from the terminal already
+        process.send_signal(signal.SIGINT)
     for process in processes:
-        Thread(target=lambda one: end(one.wait()), args=[process], daemon=True).start()
-    over.wait()
-    for process in processes:
-        _end(process)
+        _wait_for(process)
     return codes[0]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C, which the process may have had from the terminal already, and patience."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    """Have patience, but not forever."""
     try:
         process.wait(_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()

@@ -199,8 +199,7 @@ def chromium(path: str) -> Iterator[Browser]:
         options = ["--headless", "--no-sandbox", "--window-size=1500,950"]
         told = Path(profile) / "DevToolsActivePort"  # the port, and a path
         with running(path, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}"):
-            port, tail = patiently(lambda: told.read_text().split("\n"))
-            with connect(f"ws://127.0.0.1:{port}{tail}", max_size=None) as connection:
+            with connect(patiently(lambda: _address(told)), max_size=None) as connection:
                 yield Browser(connection)
 
 
@@ -239,6 +238,11 @@ def patiently(attempt: Callable[[], T]) -> T:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+
+
+def _address(told: Path) -> str:
+    port, path = told.read_text().split("\n")  # not both, where it is being written
+    return f"ws://127.0.0.1:{port}{path}"
 
 
 def _thrown(details: dict[str, Any]) -> str:

@@ -2,44 +2,51 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import pandas as pd
-import psutil
 import pytest
 import sqlalchemy as sa
 
 from stock_assets.database import Database
 from stock_assets.tables import METADATA
+from tests.browser import Browser, Tab, chromium, chromium_path, free_port
+from tests.commands import (
+    STOCK_ASSETS,
+    Answer,
+    Service,
+    begin,
+    cut_power,
+    members,
+    new_home,
+    press_ctrl_c,
+    typed,
+    wait_until,
+)
 from tests.conftest import ROOT, as_csv, make_prices
 
-STOCK_ASSETS = Path(sys.executable).parent / "stock-assets"
 LOCATION = {
     "repositoryLocationName": "stock_assets.definitions",
     "repositoryName": "__repository__",
 }
 TICKER_ASSETS = [{"path": [name]} for name in ("price_features", "ticker_models", "forecasts")]
 
-
-def wait_until(what: str, look: Callable[[], Any], *, seconds: float) -> Any:
-    """What ``look`` returns, once it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := look():
-            return found
-        time.sleep(0.2)  # between two looks
-    pytest.fail(f"no {what} within {seconds} s")
+# As the README has them, but for the address.
+UPLOAD = 'curl -X POST -F "file=@your_stock_data.csv" URL/upload'
+TICKERS = "curl URL/tickers"
+PREDICT = "curl URL/predict/AAPL"
+BATCH = (
+    'curl -X POST -H "Content-Type: application/json" '
+    """-d '{"tickers": ["AAPL","MSFT","GOOGL"]}' URL/batch-predict"""
+)
+TRAIN = "curl URL/train/AAPL"
 
 
 @dataclass
@@ -79,40 +86,253 @@ class Web:
         )
         return list(data["runsOrError"]["results"])
 
-
-@contextmanager
-def serving(home: Path, *command: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], Web]]:
-    """A command that serves the web UI, in a terminal session of its own, once it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        web = Web(free.getsockname()[1])
-    with (home / "output.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--port", str(web.port)],
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            wait_until("web UI", web.is_up, seconds=90)
-            yield process, web
-        finally:
-            for left in members(process.pid):
-                left.kill()
-            process.wait()
+    def ended(self, **having: str) -> list[dict[str, Any]]:
+        """Those of them that have ended, well or badly."""
+        return [run for run in self.runs(**having) if run["status"] in {"SUCCESS", "FAILURE"}]
 
 
-def members(session: int) -> list[psutil.Process]:
-    """The processes of a terminal session that are alive."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return found
+@dataclass
+class Up(Service):
+    """`stock-assets up`: the service, Dagster's web UI, daemon and sensors."""
+
+    web: Web = field(default_factory=lambda: Web(free_port()))
+
+    def start(self) -> None:
+        """Begin, and wait for the service; Dagster takes longer."""
+        ports = ("--port", self.web.port, "--api-port", self.port)
+        self.begin(STOCK_ASSETS, "up", *ports)
+
+    def database(self) -> Database:
+        """The predictions of the home."""
+        return Database(f"sqlite:///{self.home / 'predictions.db'}")
+
+    def wait_for_forecasts(self, drop: str, *, seconds: float = 240) -> dict[str, Any]:
+        """What is told of a drop when all of its tickers are forecast."""
+
+        def look() -> dict[str, Any] | None:
+            told: dict[str, Any] = self.get(f"/drops/{drop}").content
+            assert told["status"] != "failed", told["detail"]
+            return told if told["status"] == "accepted" and not told["waiting"] else None
+
+        found: dict[str, Any] = wait_until("forecasts", look, seconds=seconds)
+        return found
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """All of the platform on an empty home, as it starts; tests have tickers of their own."""
+    up = Up(new_home(tmp_path_factory.mktemp("up")))
+    try:
+        up.start()
+        yield up
+    finally:
+        cut_power(up.process)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where files are before they are dropped."""
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def uploaded(up: Up, folder: Path) -> Answer:
+    """The answer to the README's first call: two rows are wrong, and one stands there twice."""
+    good = as_csv(pd.concat([make_prices("AAPL"), make_prices("MSFT")]))
+    repeat = good.splitlines()[1]
+    wrong = b"AAPL,Technology,2010-01-04,9.0,10.0,11.0,12.0,5\nAAPL,Technology,4 Jan,9,9,9,9,5"
+    (folder / "your_stock_data.csv").write_bytes(good + repeat + b"\n" + wrong + b"\n")
+    return typed(UPLOAD, up.url, folder)
+
+
+@pytest.fixture(scope="module")
+def copied(up: Up) -> list[str]:
+    """Tickers of a file that was copied into the drop folder."""
+    tickers = ["T", "V", "XOM"]
+    prices = pd.concat([make_prices(ticker) for ticker in tickers])
+    (up.home / "drops" / "prices.csv").write_bytes(as_csv(prices))
+    return tickers
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = chromium_path()
+    if path is None:
+        pytest.skip("There is no Chromium.")
+    with chromium(path) as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Browser, up: Up) -> Iterator[Tab]:
+    """The page; in the end nothing has failed."""
+    tab = browser.tab()
+    tab.watch()
+    tab.open(up.url)
+    tab.wait("document.querySelector('main[aria-busy=false]')")
+    yield tab
+    tab.evaluate("1")  # whatever was said until now is heard
+    assert (tab.errors, tab.failed) == ([], [])
+    tab.close()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("uploaded", "copied")  # they are taken meanwhile
+def test_a_csv_dropped_on_the_page_turns_into_forecasts(tab: Tab, folder: Path) -> None:
+    file = folder / "chips.csv"
+    file.write_bytes(as_csv(pd.concat([make_prices("AMD"), make_prices("NVDA")])))
+    assert tab.evaluate("document.querySelector('h1').textContent") == "No prices yet"
+    tab.evaluate("""window.steps = [], new MutationObserver(() => {
+        const step = document.querySelector('.fate .now')?.textContent
+        if (step && steps.at(-1) !== step) steps.push(step)
+    }).observe(document.querySelector('#fates'), {subtree: true, childList: true})""")
+    tab.drag("dragEnter", file)
+    tab.wait("!document.querySelector('#veil').hidden")
+    tab.drag("drop", file)
+    tab.wait("document.querySelector('.fate.ready')", seconds=240)
+    assert tab.evaluate("steps") == ["Send", "Queue", "Check", "Forecast"]
+    told = " ".join(tab.evaluate("document.querySelector('.fate').innerText").split())
+    assert "Forecasts are ready: AMD NVDA 240 rows: 240 accepted, 0 collapsed, 0 rejected" in told
+
+    tab.click(".fate .links a")
+    tab.wait("document.querySelector('h1').textContent === 'AMD'")
+    tab.wait("document.querySelector('#chart .closes')")
+    assert tab.evaluate("document.querySelectorAll('#chart .band').length") == 2
+    facts = tab.evaluate("document.querySelector('.facts').innerText")
+    assert "champion" in facts
+    assert "not current" not in facts
+    models = tab.evaluate(
+        "[...document.querySelectorAll('[aria-label=Models] td:first-child')]"
+        ".map(cell => cell.firstChild.textContent).sort()"
+    )
+    assert models == ["gradient_boosting", "linear_regression", "naive", "random_forest", "ridge"]
+    assert (
+        tab.evaluate("document.querySelectorAll('[aria-label=\"The next ten days\"] tr').length")
+        == 11
+    )
+
+
+@pytest.mark.timeout(400)
+def test_the_calls_of_the_readme(up: Up, uploaded: Answer, folder: Path) -> None:
+    readme = (ROOT / "README.md").read_text().replace("http://127.0.0.1:8000", "URL")
+    assert [line for line in (UPLOAD, TICKERS, PREDICT, BATCH, TRAIN) if line not in readme] == []
+
+    drop = uploaded.content["drop"]
+    assert uploaded.status == 202
+    assert uploaded.content["is_new"]
+    assert uploaded.content["follow"] == f"/drops/{drop}"
+    report = up.wait_for_forecasts(drop)
+    counts = [report[name] for name in ("rows_read", "accepted", "collapsed", "rejected")]
+    assert counts == [243, 240, 1, 2]
+    assert sum(reason["rows"] for reason in report["reasons"]) >= 2
+    assert report["tickers"] == ["AAPL", "MSFT"]
+
+    again = typed(UPLOAD, up.url, folder)
+    assert again == Answer(202, uploaded.content | {"is_new": False})
+    assert up.get(f"/drops/{drop}").content == report
+
+    listed = typed(TICKERS, up.url, folder).content["tickers"]
+    assert {"AAPL", "MSFT"} <= {row["ticker"] for row in listed if row["is_current"]}
+    told = typed(PREDICT, up.url, folder).content
+    assert [day["h"] for day in told["days"]] == list(range(1, 11))
+    assert (told["as_of"], told["is_champion"], told["is_current"]) == ("2019-06-28", True, True)
+    assert told["days"][0]["date"] == "2019-07-01"
+    batch = typed(BATCH, up.url, folder).content["forecasts"]
+    assert [row["ticker"] for row in batch] == ["AAPL", "MSFT", "GOOGL"]
+    assert batch[0]["forecast"] == told
+    assert batch[1]["forecast"]["ticker"] == "MSFT"
+    assert batch[2]["forecast"] is None
+    assert batch[2]["error"].startswith("No prices of GOOGL.")
+
+    runs = []
+    for call in (TRAIN, TRAIN.replace("curl", "curl -X POST")):
+        trained = typed(call, up.url, folder)
+        assert trained.status == 202
+        runs += trained.content["runs"]
+    for run in runs:
+        assert run["tickers"] == ["AAPL"]
+        ended = wait_until("end of the training", lambda run=run: over(up, run), seconds=240)
+        assert ended["status"] == "succeeded", ended["detail"]
+    now = typed(PREDICT, up.url, folder).content
+    assert made(now) > made(told)
+
+
+def over(up: Up, run: dict[str, Any]) -> dict[str, Any] | None:
+    """What is told of a run that has ended."""
+    told: dict[str, Any] = up.get(run["follow"]).content
+    return told if told["ended_at"] else None
+
+
+def made(forecast: dict[str, Any]) -> datetime:
+    """When it was."""
+    return datetime.fromisoformat(forecast["forecast_at"])
+
+
+@pytest.mark.timeout(400)
+def test_the_page_trains_anew(up: Up, tab: Tab, uploaded: Answer) -> None:
+    up.wait_for_forecasts(uploaded.content["drop"])
+    before = made(up.get("/predict/MSFT").content)
+    tab.evaluate("location.hash = 'MSFT'")
+    tab.wait("document.querySelector('#chart .closes')")
+    tab.click("#train")
+    tab.wait("document.querySelector('#train').disabled")
+    tab.wait("document.querySelector('.fate.ready')", seconds=240)
+    assert made(up.get("/predict/MSFT").content) > before
+    tab.wait("document.querySelector('#train:enabled')")
+    assert tab.evaluate("document.querySelector('.facts time').textContent") == "just now"
+
+
+@pytest.mark.timeout(400)
+def test_a_copied_csv_is_forecast_and_the_ui_runs_ranges_of_it(up: Up, copied: list[str]) -> None:
+    database = up.database()
+    wait_until(
+        "forecast of the copied tickers",
+        lambda: forecast_tickers(database).issuperset(copied),
+        seconds=240,
+    )
+    ingested = wait_until("ingestion", lambda: ended(up.web, "ingest_drop"), seconds=10)
+    assert {run["status"] for run in ingested} == {"SUCCESS"}
+
+    launched = up.web.query(
+        """mutation ($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) {
+            __typename ... on LaunchRunSuccess { run { id } } } }""",
+        p={
+            "mode": "default",
+            "runConfigData": "{}",
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "V"}]},
+            "selector": LOCATION | {"pipelineName": "__ASSET_JOB", "assetSelection": TICKER_ASSETS},
+        },
+    )["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess"
+    backfill = up.web.query(
+        """mutation ($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
+            __typename ... on LaunchBackfillSuccess { backfillId } } }""",
+        p={
+            "assetSelection": TICKER_ASSETS,
+            "partitionNames": copied,
+            "fromFailure": False,
+            "tags": [],
+        },
+    )["launchPartitionBackfill"]
+    (by_hand,) = wait_until(
+        "end of the run by hand",
+        lambda: up.web.ended(**{"dagster/partition": "V"}),
+        seconds=90,
+    )
+    assert by_hand["status"] == "SUCCESS"
+    (of_backfill,) = wait_until(
+        "end of the backfill's run",
+        lambda: up.web.ended(**{"dagster/backfill": backfill["backfillId"]}),
+        seconds=240,
+    )
+    assert of_backfill["status"] == "SUCCESS"
+    assert {"key": "dagster/asset_partition_range_start", "value": "T"} in of_backfill["tags"]
+
+
+def ended(web: Web, job: str) -> list[dict[str, Any]]:
+    """Runs of a job, if there are some and all have ended."""
+    runs = [run for run in web.runs() if run["jobName"] == job]
+    return runs if all(run["status"] in {"SUCCESS", "FAILURE"} for run in runs) else []
 
 
 def forecast_tickers(database: Database) -> set[str]:
@@ -120,102 +340,37 @@ def forecast_tickers(database: Database) -> set[str]:
     return {state.ticker for state in database.ticker_states() if not state.needs_forecast}
 
 
-@pytest.mark.timeout(400)
-def test_up_turns_a_dropped_csv_into_forecasts_and_serves_the_ui(home: Path) -> None:
-    prices = [make_prices(ticker) for ticker in ("AAPL", "IBM", "MSFT")]
-    database = Database(f"sqlite:///{home / 'predictions.db'}")
-    with serving(home, STOCK_ASSETS, "up") as (process, web):
-        (home / "drops" / "prices.csv").write_bytes(as_csv(pd.concat(prices)))
-        wait_until(
-            "forecast of the dropped tickers",
-            lambda: forecast_tickers(database) == {"AAPL", "IBM", "MSFT"},
-            seconds=60,
-        )
-        (ingested,) = wait_until(
-            "finished ingestion",
-            lambda: [r for r in web.runs() if r["jobName"] == "ingest_drop"],
-            seconds=10,
-        )
-        assert ingested["status"] == "SUCCESS"
+@pytest.mark.timeout(300)
+def test_up_goes_on_after_a_power_cut(up: Up) -> None:
+    wait_until("web UI", up.web.is_up, seconds=90)
+    (up.home / "drops" / "oil.csv").write_bytes(as_csv(make_prices("OXY")))
+    wait_until(
+        "run that has started",
+        lambda: any(run["status"] == "STARTED" for run in up.web.runs()),
+        seconds=60,
+    )
+    cut_power(up.process)
+    up.start()
+    database = up.database()
+    wait_until("forecast", lambda: "OXY" in forecast_tickers(database), seconds=240)
 
-        launched = web.query(
-            """mutation ($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) {
-                __typename ... on LaunchRunSuccess { run { id } } } }""",
-            p={
-                "mode": "default",
-                "runConfigData": "{}",
-                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "IBM"}]},
-                "selector": LOCATION
-                | {"pipelineName": "__ASSET_JOB", "assetSelection": TICKER_ASSETS},
-            },
-        )["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess"
-        backfill = web.query(
-            """mutation ($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
-                __typename ... on LaunchBackfillSuccess { backfillId } } }""",
-            p={
-                "assetSelection": TICKER_ASSETS,
-                "partitionNames": ["AAPL", "IBM", "MSFT"],
-                "fromFailure": False,
-                "tags": [],
-            },
-        )["launchPartitionBackfill"]
-        by_hand = wait_until(
-            "end of the run by hand",
-            lambda: [
-                run
-                for run in web.runs(**{"dagster/partition": "IBM"})
-                if run["status"] in {"SUCCESS", "FAILURE"}
-            ],
-            seconds=90,
-        )
-        assert [run["status"] for run in by_hand] == ["SUCCESS"]
-        (of_backfill,) = wait_until(
-            "end of the backfill's run",
-            lambda: [
-                run
-                for run in web.runs(**{"dagster/backfill": backfill["backfillId"]})
-                if run["status"] in {"SUCCESS", "FAILURE"}
-            ],
-            seconds=120,
-        )
-        assert of_backfill["status"] == "SUCCESS"
-        assert {
-            "key": "dagster/asset_partition_range_start",
-            "value": "AAPL",
-        } in of_backfill["tags"]
 
-        assert_ends_cleanly(process)
+@pytest.mark.timeout(300)
+def test_ctrl_c_ends_all_of_up(up: Up) -> None:
+    wait_until("web UI", up.web.is_up, seconds=90)
+    press_ctrl_c(up.process)
+    assert up.process.wait(30) == 0
+    wait_until("end of all processes", lambda: not members(up.process.pid), seconds=15)
 
 
 @pytest.mark.timeout(200)
 def test_plain_dagster_dev_serves_the_workspace(home: Path) -> None:
-    dagster = STOCK_ASSETS.with_name("dagster")
-    with serving(home, dagster, "dev", "--workspace", "workspace.yaml") as (process, _):
-        assert process.poll() is None
-
-
-@pytest.mark.timeout(300)
-def test_up_goes_on_after_a_power_cut(home: Path) -> None:
-    database = Database(f"sqlite:///{home / 'predictions.db'}")
-    with serving(home, STOCK_ASSETS, "up") as (process, web):
-        (home / "drops" / "prices.csv").write_bytes(as_csv(make_prices("IBM")))
-        wait_until(
-            "run that has started",
-            lambda: any(run["status"] == "STARTED" for run in web.runs()),
-            seconds=60,
-        )
-        while alive := members(process.pid):
-            for member in alive:
-                member.kill()
-    with serving(home, STOCK_ASSETS, "up"):
-        wait_until("forecast", lambda: forecast_tickers(database) == {"IBM"}, seconds=120)
-
-
-def assert_ends_cleanly(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
-    assert process.wait(30) == 0
-    wait_until("end of all processes", lambda: not members(process.pid), seconds=15)
+    web, dagster = Web(free_port()), STOCK_ASSETS.with_name("dagster")
+    process = begin(home, dagster, "dev", "--workspace", "workspace.yaml", "--port", web.port)
+    try:
+        wait_until("web UI", web.is_up, seconds=90)
+    finally:
+        cut_power(process)
 
 
 @pytest.mark.timeout(200)

@@ -1,12 +1,13 @@
 """Who may do what, and how often: decided for every request before anything else is."""
 
+import math
 import re
 import time
 from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
-from limits import parse
+from limits import RateLimitItem, parse_many
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import ASGIApp, Receive, Send
@@ -14,12 +15,12 @@ from starlette.types import Scope as Request
 
 from stock_assets.api.problems import ProblemError
 from stock_assets.errors import SetupError
-from stock_assets.keys import Key, Scope, key_of
+from stock_assets.keys import Key, Scope, key_of, parse_keys
 from stock_assets.settings import Settings
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
-_OPEN = {"", "page", "healthz", "readyz", "openapi.json"}  # first parts of paths
+_OPEN = {"page", "healthz", "readyz", "openapi.json"}  # first parts of paths
 _SCOPES = {"upload": Scope.UPLOAD, "train": Scope.TRAIN}  # all others are read
 _PORT = re.compile(r":\d+$")
 
@@ -27,33 +28,24 @@ _PORT = re.compile(r":\d+$")
 def scope_of(path: str) -> Scope | None:
     """What a key must be good for to ask for this path; nothing if it is open to all."""
     first = path[1:].partition("/")[0]
-    return None if first in _OPEN else _SCOPES.get(first, Scope.READ)
+    return None if path == "/" or first in _OPEN else _SCOPES.get(first, Scope.READ)
 
 
 class Access:
     """Admits requests: with a key where there are keys, else from this machine's own pages."""
 
     def __init__(
-        self, app: ASGIApp, keys: Collection[Key], rate: str, hosts: Collection[str] = ()
+        self, app: ASGIApp, keys: Collection[Key], rate: RateLimitItem, hosts: Collection[str] = ()
     ) -> None:
         """Wrap an app.
 
         Args:
             app: Gets what is admitted.
             keys: Those that are; if there is none, everybody is.
-            rate: How many requests each may make, such as 100/second.
+            rate: How many requests each may make.
             hosts: Names that the service may be called by without keys; any if none is given.
-
-        Raises:
-            SetupError: The rate is none.
         """
-        try:
-            self._rate = parse(rate)
-        except ValueError as error:
-            raise SetupError(
-                f"STOCK_ASSETS_API_RATE_LIMIT is {rate!r}. Expected one such as 100/second"
-            ) from error
-        self._app, self._keys, self._hosts = app, keys, hosts
+        self._app, self._keys, self._rate, self._hosts = app, keys, rate, hosts
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, request: Request, receive: Receive, send: Send) -> None:
@@ -72,7 +64,7 @@ class Access:
     def _check_origin(self, request: Request) -> None:
         """Keep other sites' pages, which run in browsers on this machine, from the service."""
         headers = dict(request["headers"])
-        host = headers.get(b"host", b"").decode("latin-1")
+        host = headers.get(b"host", b"").decode("latin-1").lower()
         if self._hosts and _PORT.sub("", host) not in self._hosts:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, f"Without keys the service is not to be called {host!r}."
@@ -106,12 +98,29 @@ class Access:
     def _count(self, who: str) -> None:
         if not self._limiter.hit(self._rate, who):
             until = self._limiter.get_window_stats(self._rate, who).reset_time
-            seconds = max(1, round(until - time.time()))
+            seconds = max(1, math.ceil(until - time.time()))
             raise ProblemError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"More than {self._rate}: try again in {seconds} s.",
                 {"Retry-After": str(seconds)},
             )
+
+
+def parse_rate(text: str) -> RateLimitItem:
+    """A number of requests per time, such as 100/second.
+
+    Raises:
+        SetupError: It is none.
+    """
+    try:
+        rates = parse_many(text)
+    except ValueError:
+        rates = []
+    if len(rates) != 1 or not rates[0].amount:
+        raise SetupError(
+            f"STOCK_ASSETS_API_RATE_LIMIT is {text!r}. Expected one such as 100/second"
+        )
+    return rates[0]
 
 
 def describe_access(described: dict[str, Any]) -> None:
@@ -130,7 +139,7 @@ def check_binding(settings: Settings, host: str, *, without_keys: bool) -> None:
         SetupError: It is refused; the message says how to go on.
     """
     is_local = host in {"127.0.0.1", "localhost", "::1"}
-    if not (is_local or without_keys or settings.api_keys.get_secret_value().strip(", \n")):
+    if not (is_local or without_keys or parse_keys(settings.api_keys.get_secret_value())):
         raise SetupError(
             f"On {host} other machines can reach the service, and there are no keys. "
             "Set STOCK_ASSETS_API_KEYS to what `stock-assets key NAME` prints, "

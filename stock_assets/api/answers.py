@@ -1,15 +1,19 @@
 """What the service takes and says: the documents that OpenAPI describes."""
 
+from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 TICKER = r"^[A-Za-z0-9][A-Za-z0-9.\-]{0,14}$"
 Ticker = Annotated[str, Field(pattern=TICKER, max_length=15, examples=["AAPL"])]
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST_AT_ONCE = 1_000
+ID = r"^[0-9A-Za-z-]+$"  # of drops and of runs
+STORABLE = r"^[^\x00]*$"  # text that PostgreSQL can be asked for
 SORT = (  # with a dash, the highest first
     "^-?(ticker|sector|days|last_date|last_close|change|width|mae_ratio|forecast_at)$"
 )
@@ -19,6 +23,9 @@ class Document(BaseModel):
     """Immutable, as what was said."""
 
     model_config = ConfigDict(frozen=True)
+
+
+D = TypeVar("D", bound=Document)
 
 
 class Problem(Document):
@@ -118,6 +125,16 @@ class RunReport(Document):
 
 
 # Forecasts
+
+
+class Asked(Document):
+    """Which forecast is wanted."""
+
+    ticker: Ticker
+    model: str | None = Field(
+        None, max_length=64, pattern=STORABLE, description="Another than the champion."
+    )
+    as_of: date | None = Field(None, description="The newest of those made by the end of this day.")
 
 
 class Day(Document):
@@ -269,3 +286,28 @@ class Readiness(Document):
     def is_ready(self) -> bool:
         """Whether all of them are ok."""
         return (self.database, self.dagster) == ("ok", "ok")
+
+
+def read(kind: type[D], *sources: Mapping[str, str]) -> D:
+    """A document made of a request's parameters; of two with one name, the last one is meant.
+
+    Raises:
+        RequestValidationError: One is not as expected.
+    """
+    try:
+        return kind.model_validate({name: told[name] for told in sources for name in told})
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+
+
+def parameters(kind: type[Document], *, in_path: str) -> list[dict[str, Any]]:
+    """The same parameters as OpenAPI describes them."""
+    return [
+        {
+            "name": name,
+            "in": "path" if name == in_path else "query",
+            "required": name == in_path,
+            "schema": schema,
+        }
+        for name, schema in kind.model_json_schema()["properties"].items()
+    ]

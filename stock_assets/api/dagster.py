@@ -164,18 +164,21 @@ class Dagster:
                 f"{self.url}/graphql", json={"query": query, "variables": variables}
             )
             told = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"Dagster at {self.url} does not answer ({type(error).__name__}). Is its webserver "
-                "up, and is STOCK_ASSETS_DAGSTER_URL its address?",
-            ) from error
-        if told.get("errors"):
-            raise ProblemError(
-                HTTPStatus.BAD_GATEWAY, f"Dagster says: {told['errors'][0]['message']}"
-            )
-        data: dict[str, Any] = told["data"]
-        return data
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise self._silent(type(error).__name__) from error
+        match told:
+            case {"errors": [{"message": said}, *_]}:
+                raise ProblemError(HTTPStatus.BAD_GATEWAY, f"Dagster says: {said}")
+            case {"data": dict(data)}:
+                return data
+        raise self._silent("what does is no GraphQL")  # somebody else's address
+
+    def _silent(self, why: str) -> ProblemError:
+        return ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"Dagster at {self.url} does not answer ({why}). Is its webserver up, and is "
+            "STOCK_ASSETS_DAGSTER_URL its address?",
+        )
 
 
 def _sentence(event: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ import logging
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, TextIO
 
 import structlog
@@ -23,6 +24,7 @@ class Batches:
         self._stream = stream
         self._lines: deque[str] = deque()
         self._come = Event()
+        self._draining = Lock()
         Thread(target=self._write_on, daemon=True).start()
         atexit.register(self._drain)
 
@@ -42,9 +44,10 @@ class Batches:
             self._drain()
 
     def _drain(self) -> None:
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        self._stream.write("".join(lines))
-        self._stream.flush()
+        with self._draining, suppress(OSError):  # nobody may read it any more
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            self._stream.write("".join(lines))
+            self._stream.flush()
 
 
 def set_up_logs(level: str) -> None:
@@ -54,10 +57,13 @@ def set_up_logs(level: str) -> None:
         renders: list[Any] = [
             structlog.stdlib.add_log_level,
             stamp,
-            structlog.dev.ConsoleRenderer(),
+            structlog.dev.ConsoleRenderer(
+                exception_formatter=structlog.dev.plain_traceback, repr_native_str=True
+            ),
         ]
     else:
-        renders = [structlog.processors.dict_tracebacks, _as_json]
+        transform = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # has keys
+        renders = [structlog.processors.ExceptionRenderer(transform), _as_json]
     stream: Any = Batches(sys.stdout)
     structlog.configure(
         processors=renders,

@@ -1,7 +1,7 @@
 """What was read of the database is remembered until somebody writes to it."""
 
 import time
-from asyncio import Future, Lock, Task, create_task, get_running_loop
+from asyncio import Future, Lock, Task, create_task, get_running_loop, shield
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -40,6 +40,7 @@ class Memory(Generic[K, T]):
     _known: dict[K, T] = field(default_factory=dict)
     _as_of: int = -1  # count
     _looked: float = 0
+    _doubts: int = 0
     _emptied: float = 0
     _looking: Lock = field(default_factory=Lock)
     _next: _Batch[K, T] | None = None
@@ -49,8 +50,7 @@ class Memory(Generic[K, T]):
         """The answers there are."""
         await self._look()
         found = {key: self._known[key] for key in keys if key in self._known}
-        if len(found) < len(keys):
-            lacking = {key for key in keys if key not in found}
+        if lacking := {key for key in keys if key not in found}:
             read = await self._read_with_others(lacking)
             found |= {key: read[key] for key in lacking if key in read}
         return found
@@ -58,6 +58,7 @@ class Memory(Generic[K, T]):
     def doubt(self) -> None:
         """Look at the count before the next answer: somebody is told of something new."""
         self._looked = 0
+        self._doubts += 1
 
     async def _look(self) -> None:
         if time.monotonic() - self._looked <= LOOK_EVERY_SECONDS:
@@ -66,10 +67,12 @@ class Memory(Generic[K, T]):
             now = time.monotonic()
             if now - self._looked <= LOOK_EVERY_SECONDS:
                 return
+            doubts = self._doubts
             count = await run_sync(self.count)
             if count != self._as_of or now - self._emptied > FORGET_AFTER_SECONDS:
                 self._known, self._as_of, self._emptied = {}, count, now
-            self._looked = now
+            if doubts == self._doubts:
+                self._looked = now
 
     async def _read_with_others(self, keys: set[K]) -> Mapping[K, T]:
         if self._next is None:
@@ -78,7 +81,7 @@ class Memory(Generic[K, T]):
         batch.keys |= keys
         if self._reading is None:
             self._reading = create_task(self._read_on())
-        return await batch.found
+        return await shield(batch.found)  # others wait for it too
 
     async def _read_on(self) -> None:
         while self._next is not None:

@@ -8,6 +8,7 @@ from random import getrandbits
 
 import structlog
 from prometheus_client import Counter, Histogram
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stock_assets.api.problems import ProblemError, problem
@@ -63,6 +64,8 @@ class Answered:
         except ProblemError as error:  # of access, which is inside
             told = problem(request_id, error.status, str(error), error.headers)
             await told(scope, receive, send_with_headers)
+        except ClientDisconnect:  # nobody waits
+            pass
         except Exception:  # noqa: BLE001  whatever it is, somebody waits for an answer
             _log.exception("failed", request_id=request_id, path=scope["path"])
             if not status:
@@ -80,7 +83,8 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     count, duration = _metrics(method, route, status)
     count.inc()
     duration.observe(seconds)
-    log = _log.debug if scope["path"] in _QUIET else _log.info
+    is_quiet = scope["path"] in _QUIET and status == HTTPStatus.OK
+    log = _log.debug if is_quiet else _log.info
     log(
         "request",
         method=scope["method"],

@@ -14,6 +14,7 @@ from stock_assets.api.answers import Problem
 from stock_assets.errors import DropError, SetupError, StockAssetsError
 
 _MOST_SHOWN = 80  # characters of what was not expected
+_PLACES = {"body", "query", "path"}
 MEDIA_TYPE = "application/problem+json"
 
 _MEANINGS = {
@@ -30,6 +31,7 @@ _MEANINGS = {
 }
 _OF_ACCESS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)
 _WORDS = {
+    400: "The body cannot be read. Expected a JSON document in UTF-8.",
     404: "There is no such address. What there is stands in /openapi.json.",
     405: "This address does not take that method. What it takes stands in /openapi.json.",
     413: "The body is too large for this address.",
@@ -75,8 +77,7 @@ def tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_routing(request: Request, error: HTTPException) -> Response:
-        detail = _WORDS.get(error.status_code, f"{error.detail}.")
-        return problem(request.state.request_id, error.status_code, detail, error.headers)
+        return _of_framework(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def of_input(request: Request, error: RequestValidationError) -> Response:
@@ -94,6 +95,28 @@ def tell_problems(app: FastAPI) -> None:
     async def of_database(request: Request, error: sa.exc.DBAPIError) -> Response:
         return problem(request.state.request_id, 503, no_database(error))
 
+    @app.exception_handler(sa.exc.TimeoutError)
+    async def of_waiting(request: Request, _: sa.exc.TimeoutError) -> Response:
+        detail = "Too many requests wait for the database. Try again in a moment."
+        return problem(request.state.request_id, 503, detail)
+
+
+def _of_framework(request: Request, error: HTTPException) -> Response:
+    status, headers = error.status_code, error.headers
+    detail = _WORDS.get(status, f"{error.detail}.")
+    if status == HTTPStatus.BAD_REQUEST:  # FastAPI's word for some bodies
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": _allowed(request)}
+    return problem(request.state.request_id, status, detail, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of an address; Starlette tells those of one of its routes."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0].value]
+    methods = {method for route in routes for method in getattr(route, "methods", ("GET", "HEAD"))}
+    return ", ".join(sorted(methods))
+
 
 def no_database(error: sa.exc.DBAPIError) -> str:
     """What to say where the database does not answer."""
@@ -103,9 +126,11 @@ def no_database(error: sa.exc.DBAPIError) -> str:
 def _faults(error: RequestValidationError) -> str:
     told = []
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"] if part != "body") or "The body"
-        found = "" if fault["type"] in {"missing", "json_invalid"} else f", not {_shown(fault)}"
-        told.append(f"{place}: {fault['msg']}{found}.")
+        names = [str(part) for part in fault["loc"] if part not in _PLACES]
+        found = "" if fault["type"] == "missing" else f", not {_shown(fault)}"
+        if fault["type"] == "json_invalid":
+            names, found = [], f" ({fault['ctx']['error']} at character {names[0]})"
+        told.append(f"{'.'.join(names) or 'The body'}: {fault['msg']}{found}.")
     return " ".join(told[:10])
 
 

@@ -206,7 +206,7 @@ class Reader(Connected):
                 rows = connection.execute(
                     _forecasts_query(of_model=bool(model), until=by is not None),
                     {"wanted": [one.ticker for one in some], "model": model, "by": by},
-                )
+                ).all()
                 for ticker, days in groupby(rows, key=lambda row: row.ticker):
                     document = _forecast(list(days), champion)
                     told[Wanted(ticker, model, by)] = document.model_dump_json().encode()

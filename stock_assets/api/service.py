@@ -24,7 +24,8 @@ from stock_assets.names import drop_key
 from stock_assets.ranges import of_tickers, range_tags, ranges
 from stock_assets.settings import Settings
 
-GATHER_SECONDS = 0.1  # trainings that are asked for within it share their runs
+GATHER_SECONDS = 0.1  # trainings that are asked for within it of each other share their runs
+MOST_GATHERINGS = 20
 
 
 class Service:
@@ -139,10 +140,18 @@ class Service:
             run = await self._dagster.last_run(INGEST, {"dagster/partition": key})
         except ProblemError as error:
             return Fate.QUEUED, f"It is kept, and taken when Dagster is up. {error}"
-        if run is None:
+        if run is None or await run_sync(self._came_again, key, run):
             return Fate.QUEUED, "It waits for the sensor, which looks every few seconds."
         fate, detail = _OF_INGESTION[run.status]
         return fate, detail.format(run.detail)
+
+    def _came_again(self, key: str, run: answers.RunReport) -> bool:
+        """Whether the file lies in the drop folder anew since a run of it has ended."""
+        for ending in (".csv", ".csv.gz"):
+            with suppress(OSError):  # it is the other one
+                came = (self._settings.drop_folder / f"{key}{ending}").stat().st_mtime
+                return run.ended_at is not None and came > run.ended_at.timestamp()
+        return False
 
     async def _prospect(self, drop: sa.Row[Any], waiting: int) -> str:
         """What is to be expected of an accepted drop."""
@@ -154,7 +163,8 @@ class Service:
             run = await self._dagster.last_run(REFRESH)
         except ProblemError as error:
             return f"It is forecast when Dagster is up. {error}"
-        if run and run.status == RunStatus.FAILED:
+        came = utc(drop.created_at)
+        if run and run.status == RunStatus.FAILED and (run.ended_at or came) >= came:
             return f"The last forecasting run failed: {run.detail} It is tried again at night."
         return "Its tickers wait for forecasts."
 
@@ -168,6 +178,12 @@ class Service:
         if self._launching is None:
             self._launching = asyncio.create_task(self._launch_soon())
         launched = await asyncio.shield(self._launching)
+        if lacking := {*names}.difference(*launched.values()):  # others' need not wait for it
+            raise ProblemError(
+                HTTPStatus.CONFLICT,
+                f"Dagster has no partition of {', '.join(sorted(lacking))} yet: the run that "
+                "validates them has not ended. Try again in a minute.",
+            )
         TRAININGS.inc(len(names))
         return answers.Training(
             runs=[
@@ -179,7 +195,12 @@ class Service:
 
     async def _launch_soon(self) -> dict[str, list[str]]:
         """Launch runs for all tickers that are wanted by then: the range of each run by its id."""
-        await asyncio.sleep(GATHER_SECONDS)
+        known = 0
+        for _ in range(MOST_GATHERINGS):
+            if len(self._wanted) == known:
+                break
+            known = len(self._wanted)
+            await asyncio.sleep(GATHER_SECONDS)
         wanted, self._wanted, self._launching = self._wanted, set(), None
         if not await run_sync(self._reader.has_market_model):
             raise ProblemError(
@@ -188,12 +209,6 @@ class Service:
                 "the first drop, as GET /drops/{drop} tells; then ask again.",
             )
         order = await self._dagster.ticker_order()
-        if lacking := wanted.difference(order):
-            raise ProblemError(
-                HTTPStatus.CONFLICT,
-                f"Dagster has no partition of {', '.join(sorted(lacking))} yet: the run that "
-                "validates them has not ended. Try again in a minute.",
-            )
         launched = {}
         for chunk in ranges(order, wanted, most=self._settings.max_tickers_per_run):
             run = await self._dagster.launch(of_tickers(train=True), range_tags(chunk))

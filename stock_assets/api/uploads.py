@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -40,31 +40,43 @@ class Received:
         return self.path.with_name(f"{key}.csv{'.gz' if self.is_gzip else ''}")
 
     def publish(self, key: str) -> None:
-        """Have the sensor take it; it survives a power cut from then on."""
-        self.path.replace(self.dropped(key))
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        """Have the sensor take it; it survives a power cut from then on.
+
+        Raises:
+            ProblemError: The folder cannot be written to.
+        """
+        with _writing(self.path.parent):
+            self.path.replace(self.dropped(key))
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 @contextmanager
 def unfinished(folder: Path) -> Iterator[Received]:
-    """A place in the drop folder for a file that is on its way; gone if it was not published."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A place in the drop folder for a file that is on its way; gone if it was not published.
+
+    Raises:
+        ProblemError: The folder cannot be made.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     received = Received(folder / f"{UNFINISHED}{uuid4().hex}")
     try:
         yield received
     finally:
-        received.path.unlink(missing_ok=True)
+        with suppress(OSError):  # `sweep` tries again
+            received.path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
     """Remove what services that were killed have left unfinished, once it is a day old."""
     for path in folder.glob(f"{UNFINISHED}*"):
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another service may be at it too
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
 
 
 async def receive(
@@ -73,13 +85,13 @@ async def receive(
     """Write the form's file, block by block, and look at its start as soon as that is there.
 
     Raises:
-        ProblemError: It is no form with a file, or too large.
+        ProblemError: It is no form with a file, or too large; or the disk is full.
         DropError: The file is no CSV of daily prices, as far as its start tells.
     """
     kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data" or b"boundary" not in options:
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"The body is no form. {_EXPECTED}.")
-    with received.path.open("xb") as file:
+    with _writing(received.path.parent), received.path.open("xb") as file:
         form = _Form(received, file, options[b"boundary"], most)
         async for block in body:
             await run_sync(form.feed, block)
@@ -177,6 +189,19 @@ class _Form:
             self._received.ignored_columns = [name for name in columns if name not in COLUMNS]
             self._is_looked_at = True
             self._start.clear()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Tell what the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"The drop folder {folder} cannot be written to ({error.strerror}): make room there, "
+            "or let the service's user write to it; then upload again.",
+        ) from error
 
 
 def plain_name(name: bytes) -> str:

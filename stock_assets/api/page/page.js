@@ -85,7 +85,7 @@ const part = (of, all) => (isNumber(of) && all ? of / all : null);
 const change = (value) =>
   h("span", { class: Math.abs(value ?? 0) < 5e-5 ? "" : value > 0 ? "up" : "down" }, signed(value));
 const badge = (kind, text, title) => h("span", { class: `badge ${kind}`, title }, text);
-const late = () => badge("warn", "not current", "There are newer prices that this forecast does not know.");
+const NEWER = "There are newer prices that this forecast does not know.";
 
 function bytes(size) {
   const step = size < 1000 ? 0 : size < 1e6 ? 1 : 2;
@@ -99,6 +99,7 @@ function age(at) {
 }
 
 const ago = (at) => (at ? h("time", { datetime: at, title: at }, age(at)) : NONE);
+const late = (at) => h("span", { class: "badge warn", title: NEWER }, "old, ", ago(at));
 
 /* The service. */
 
@@ -114,7 +115,7 @@ let asking = null; // one dialog for all calls that wait for a key
 
 function askForKey(why) {
   asking ??= new Promise((resolve, reject) => {
-    $("ask-why").textContent = why;
+    $("ask-why").textContent = why.replace(/(?<=\.) .*/s, ""); // how to send it, the page knows
     $("ask-key").value = "";
     $("ask").returnValue = "";
     $("ask").showModal();
@@ -193,14 +194,13 @@ function tickerLinks(tickers) {
     more > 0 && `and ${whole.format(more)} more`);
 }
 
+const WAITING = { queued: "It waits for its turn.", running: "Its rows are checked.", failed: "It failed." };
+
 function dropWords(report) {
   const { status, tickers, waiting } = report;
-  if (status === "queued") return "It waits for its turn.";
-  if (status === "running") return "Its rows are checked.";
-  if (status === "failed") return report.detail || "It failed.";
+  if (status !== "accepted") return report.detail || WAITING[status];
   if (!tickers.length) return report.detail || "It changes no prices.";
-  const all = counted(tickers.length, "ticker");
-  if (waiting) return `Stored. ${whole.format(waiting)} of ${all} still without a forecast of it. ${report.detail}`;
+  if (waiting) return `Stored. ${report.detail} ${whole.format(waiting)} of ${whole.format(tickers.length)} to go.`;
   return ["Forecasts are ready: ", tickerLinks(tickers)];
 }
 
@@ -313,16 +313,17 @@ function valueTicks(low, high, most) {
   });
 }
 
-/** First days of months, or of weeks where those are few: as many as there is room for. */
-function dateTicks(dates, most) {
+/** First days of months, or of weeks where those are few: as many as have room in that width. */
+function dateTicks(dates, width, fits) {
   const month = (day) => day.slice(0, 7);
   const week = (day) => Math.floor((Date.parse(day) / 864e5 + 3) / 7);
   const firsts = (of) => dates.filter((day, place) => place && of(day) !== of(dates[place - 1]));
-  const [days, label] = firsts(month).length > 2
-    ? [firsts(month), month]
-    : [firsts(week).length > 1 ? firsts(week) : dates, (day) => day];
-  const every = Math.ceil(days.length / most);
-  return days.filter((_, place) => place % every === 0).map((day) => [day, label(day)]);
+  const [days, label, room] = firsts(month).length > 2
+    ? [firsts(month), month, 70]
+    : [firsts(week).length > 1 ? firsts(week) : dates, (day) => day, 92];
+  const inside = days.filter(fits);
+  const every = Math.ceil((inside.length * room) / width);
+  return inside.filter((_, place) => place % every === 0).map((day) => [day, label(day)]);
 }
 
 /** Scales and axes of the box that a drawing has: days side by side without weekends. */
@@ -337,12 +338,12 @@ function frame(svg, dates, values) {
   const x = (day) => round(left + ((width - left - right) * (places.get(day) + 0.5)) / dates.length);
   const y = (value) => round(top + ((height - top - bottom) * (high - value)) / (high - low));
   const end = width - right;
-  const inside = ([day]) => x(day) > left + 22 && x(day) < end - 22;
+  const inside = (day) => x(day) > left + 22 && x(day) < end - 22;
   const axes = h("g", { class: "axes" },
     valueTicks(low, high, height / 52).map(([value, label]) => [
       h("line", { x1: left, x2: end, y1: y(value), y2: y(value) }),
       svgText(end + 8, y(value) + 4, "start", label)]),
-    dateTicks(dates, (width - left - right) / 92).filter(inside).map(([day, label]) => [
+    dateTicks(dates, end - left, inside).map(([day, label]) => [
       h("line", { x1: x(day), x2: x(day), y1: height - bottom, y2: height - bottom + 5 }),
       svgText(x(day), height - 5, "middle", label)]));
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -451,7 +452,7 @@ function scoreChart(scores, horizon) {
 }
 
 const verdict = (score) => (score.inside_80 ? "in-80" : score.inside_95 ? "in-95" : "out");
-const VERDICTS = { "in-80": "inside 80 %", "in-95": "inside 95 % only", out: "outside both" };
+const VERDICTS = { "in-80": "inside 80 %", "in-95": "inside 95 %", out: "outside" };
 const SHAPES = {
   "in-80": "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0",
   "in-95": "M0-4.5L4.5 0L0 4.5L-4.5 0Z",
@@ -529,7 +530,7 @@ function tickerPanels({ report, champion, crown, chosen, model, paint, choose })
         forecast ? facts(forecast) : p("problem", chosen.trouble))),
     h("div", { class: "halves" },
       forecast && panel("The next ten days", null, daysTable(forecast)),
-      panel("Models", null, models.length ? modelsTable(report.models, crown) : p("quiet", "None is trained yet."))),
+      modelsPanel(report.models, crown)),
   ];
 }
 
@@ -556,7 +557,7 @@ const total = (name, value, more) => p("", h("span", {}, name), h("b", {}, value
 function facts(forecast) {
   const { last_close: last, days } = forecast;
   const end = days.at(-1);
-  const fact = (name, ...value) => [h("dt", {}, name), h("dd", {}, value)];
+  const fact = (name, ...value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
   return [
     h("div", { class: "big" },
       total("Last close", price(last), h("span", {}, forecast.as_of)),
@@ -565,11 +566,11 @@ function facts(forecast) {
       fact("80 % range", range(end.lo_80, end.hi_80)),
       fact("95 % range", range(end.lo_95, end.hi_95)),
       fact("Model", forecast.model, forecast.is_champion && badge("good", "champion")),
+      fact("Version", h("code", {}, forecast.model_version)),
       fact("Backtest error", or((value) => `${ratio(value)} × naive`)(forecast.mae_ratio)),
-      fact("Backtest in 80 %", share(forecast.coverage_80)),
-      fact("Backtest in 95 %", share(forecast.coverage_95)),
-      fact("As of", forecast.as_of),
-      fact("Forecast", ago(forecast.forecast_at), !forecast.is_current && late())),
+      fact("Backtest inside 80 %", share(forecast.coverage_80)),
+      fact("Backtest inside 95 %", share(forecast.coverage_95)),
+      fact("Forecast", ago(forecast.forecast_at), !forecast.is_current && badge("warn", "not current", NEWER))),
     p("note", forecast.reason),
   ];
 }
@@ -579,20 +580,28 @@ const daysTable = ({ days, last_close: last }) =>
     ["Day", (day) => day.h, "n"],
     ["Date", (day) => day.date],
     ["Close", (day) => price(day.close), "n"],
-    ["Change", (day) => change(day.close / last - 1), "n"],
+    ["Change", (day) => change(day.close / last - 1), "n less"],
     ["80 % range", (day) => range(day.lo_80, day.hi_80), "n"],
     ["95 % range", (day) => range(day.lo_95, day.hi_95), "n"],
   ], days);
 
-const modelsTable = (models, crown) =>
-  table("Models", [
+/** Models and their backtests; what they have in common is said once, above. */
+function modelsPanel(models, crown) {
+  if (!models.length) return panel("Models", null, p("quiet", "None is trained yet."));
+  const rest = [
+    ["Backtest", (one) => (one.origins ? `of ${counted(one.origins, "day")}` : "none")],
+    ["Trained on", (one) => `${counted(one.days, "day")} to ${one.trained_to}`],
+  ].map(([title, cell]) => ({ title, cell, same: new Set(models.map(cell)).size === 1 }));
+  const common = rest.filter(({ same }) => same)
+    .map(({ title, cell }) => h("span", {}, `${title} ${cell(models[0])}`));
+  return panel("Models", p("note", common), table("Models", [
     ["Model", ({ model }) => [model, model === crown && badge("good", "champion")]],
     ["Error / naive", (one) => ratio(one.mae_ratio), "n"],
     ["Inside 80 %", (one) => share(one.coverage_80), "n"],
     ["Inside 95 %", (one) => share(one.coverage_95), "n"],
-    ["Backtest", (one) => (one.origins ? counted(one.origins, "day") : "none"), "n"],
-    ["Trained on", (one) => `${counted(one.days, "day")} to ${one.trained_to}`, "n"],
-  ], models);
+    ...rest.filter(({ same }) => !same).map(({ title, cell }) => [title, cell, "n"]),
+  ], models));
+}
 
 function scoresPanel(all, paint) {
   const scores = all.filter((score) => score.h === horizon);
@@ -616,7 +625,7 @@ function scoresPanel(all, paint) {
       ["For", (score) => score.date], ["Told on", (score) => score.as_of], ["By", (score) => score.model],
       ["Told", (score) => price(score.close), "n"], ["Actual", (score) => price(score.actual_close), "n"],
       ["Error", (score) => signed(score.error), "n"], ["Naive", (score) => signed(score.naive_error), "n"],
-      ["The close was", (score) => [sign(verdict(score)), VERDICTS[verdict(score)]]],
+      ["Close", (score) => [sign(verdict(score)), VERDICTS[verdict(score)]]],
     ], scores)));
 }
 
@@ -656,15 +665,15 @@ function listTable(rows, query) {
   };
   const link = ({ ticker }) => h("a", { href: toTicker(ticker), id: `row-${ticker}` }, ticker);
   const wide = (row) => [rangeBar(row, most), h("span", { class: "fixed" }, share(width(row)))];
-  const told = (row) => (row.forecast_at ? [!row.is_current && late(), ago(row.forecast_at)] : "none yet");
+  const told = (row) => (row.forecast_at ? (row.is_current ? ago : late)(row.forecast_at) : "none yet");
   const open = ({ ticker }) => ({
     onclick: (event) => event.target.closest("a") || String(getSelection()) || go(toTicker(ticker)),
   });
   return table("All tickers", [
     [head("ticker", "Ticker", "", ""), link],
-    [head("sector", "Sector", "", ""), (row) => row.sector, "cut"],
-    [head("days", "Days", "n"), (row) => whole.format(row.days), "n"],
-    [head("last_date", "Last day", "n"), (row) => row.last_date, "n"],
+    [head("sector", "Sector", "less", ""), (row) => row.sector, "cut less"],
+    [head("days", "Days", "n least"), (row) => whole.format(row.days), "n least"],
+    [head("last_date", "Last day", "n less"), (row) => row.last_date, "n less"],
     [head("last_close", "Last close", "n"), (row) => price(row.last_close), "n"],
     ["In 10 days", (row) => price(row.close), "n"],
     [head("change", "Change", "n"), (row) => change(changeOf(row)), "n"],
