@@ -68,7 +68,7 @@ def ask(  # noqa: PLR0913
         told.append(message)
 
     asyncio.run(_run(app(scope, receive, send)))
-    start = told[0] if told else {"status": 0, "headers": []}
+    start: Message = told[0] if told else {"status": 0, "headers": []}
     return Answer(
         status=start["status"],
         headers={name.decode(): value.decode() for name, value in start["headers"]},

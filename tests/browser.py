@@ -198,9 +198,11 @@ def chromium(path: str) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--window-size=1500,950"]
         told = Path(profile) / "DevToolsActivePort"  # the port, and a path
-        with running(path, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}"):
-            with connect(patiently(lambda: _address(told)), max_size=None) as connection:
-                yield Browser(connection)
+        with (
+            running(path, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}"),
+            connect(patiently(lambda: _address(told)), max_size=None) as connection,
+        ):
+            yield Browser(connection)
 
 
 @contextmanager

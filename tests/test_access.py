@@ -21,7 +21,7 @@ from tests.asgi import Answer, ask
 from tests.conftest import as_csv, make_prices
 
 VIEWER, READ = new_key("viewer", [Scope.READ])
-OPERATOR, ALL = new_key("operator", Scope)
+OPERATOR, ALL = new_key("operator", list(Scope))
 LOADER, UPLOAD = new_key("loader", [Scope.UPLOAD])
 KEYS = f"{READ},{ALL},{UPLOAD}"
 
@@ -367,7 +367,7 @@ def test_other_machines_are_let_in_with_keys_or_if_that_is_wanted() -> None:
 
 
 def test_two_installations_share_nothing(making: Making, tmp_path: Path) -> None:
-    (one_secret, one_key), (two_secret, two_key) = (new_key("ops", Scope) for _ in range(2))
+    (one_secret, one_key), (two_secret, two_key) = (new_key("ops", list(Scope)) for _ in range(2))
     one = making(str(one_key), "3/day", home=tmp_path / "one")
     two = making(str(two_key), "3/day", home=tmp_path / "two")
 

@@ -27,7 +27,7 @@ from stock_assets.settings import Settings
 from tests.asgi import Answer, ask
 from tests.conftest import ROOT
 
-SECRET, KEY = new_key("ops", Scope)
+SECRET, KEY = new_key("ops", list(Scope))
 HEADERS = {
     "content-security-policy": "default-src 'self'",
     "cache-control": "no-cache",

@@ -311,7 +311,8 @@ def test_a_key_is_printed_with_the_entry_that_lets_it_in() -> None:
     secret, entry = done.out.splitlines()
     (known,) = parse_keys(entry)
     assert key_of(secret, [known]) == known
-    assert (known.name, known.scopes) == ("ops", {Scope.READ, Scope.TRAIN})
+    assert known.name == "ops"
+    assert known.scopes == {Scope.READ, Scope.TRAIN}
     assert secret not in entry + done.err
 
 

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -251,7 +252,7 @@ def test_the_calls_of_the_readme(up: Up, uploaded: Answer, folder: Path) -> None
         runs += trained.content["runs"]
     for run in runs:
         assert run["tickers"] == ["AAPL"]
-        ended = wait_until("end of the training", lambda run=run: over(up, run), seconds=240)
+        ended = wait_until("end of the training", partial(over, up, run), seconds=240)
         assert ended["status"] == "succeeded", ended["detail"]
     now = typed(PREDICT, up.url, folder).content
     assert made(now) > made(told)

@@ -32,7 +32,7 @@ def test_secrets_are_long_and_differ() -> None:
 
 
 def test_an_entry_does_not_tell_its_secret() -> None:
-    secret, key = new_key("ops", Scope)
+    secret, key = new_key("ops", list(Scope))
     assert secret not in str(key)
     assert secret not in repr(key)
 
