@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ class Answer:
 
     status: int
     content: Any
+    sent: int = field(default=0, compare=False)  # bytes of the request
 
 
 def begin(home: Path, *command: object, **settings: str) -> subprocess.Popen[bytes]:
@@ -138,12 +140,36 @@ def serving(home: Path, **settings: str) -> Iterator[Service]:
         cut_power(service.process)
 
 
+_HEAD = (
+    "POST /upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n"
+    "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+)
+_PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n\r\n%b\r\n--x--\r\n'
+
+
+@contextmanager
+def half_an_upload(service: Service, file: Path) -> Iterator[Callable[[], bytes]]:
+    """An upload that is under way; the call sends its other half, and tells the answer's start."""
+    form = _PART % (file.name.encode(), file.read_bytes())
+    half = len(form) // 2
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as sender:
+
+        def finish() -> bytes:
+            sender.sendall(form[half:])
+            return sender.recv(12)
+
+        sender.sendall(_HEAD.format(len(form)).encode() + form[:half])
+        wait_until("begun upload", lambda: any(service.home.glob("drops/.upload-*")), seconds=10)
+        yield finish
+
+
 def typed(line: str, url: str, folder: Path) -> Answer:
     """The answer to a line that is typed in a folder, with the service's address for URL."""
     words = shlex.split(line.replace("URL", url))
-    quietly = ["--silent", "--show-error", "--write-out", "\n%{http_code}"]
+    quietly = ["--silent", "--show-error", "--write-out", "\n%{http_code} %{size_upload}"]
     done = subprocess.run(
         [*words, *quietly], cwd=folder, check=True, capture_output=True, text=True
     )
-    document, _, status = done.stdout.rpartition("\n")
-    return Answer(int(status), json.loads(document))
+    document, _, numbers = done.stdout.rpartition("\n")
+    status, sent = map(int, numbers.split())
+    return Answer(status, json.loads(document), sent)

@@ -112,9 +112,10 @@ class Up(Service):
         ports = ("--port", self.web.port, "--api-port", self.port)
         self.begin(STOCK_ASSETS, "up", *ports)
 
-    def database(self) -> Database:
-        """The predictions of the home."""
-        return Database(f"sqlite:///{self.home / 'predictions.db'}")
+    def forecast_tickers(self) -> set[str]:
+        """Tickers with a forecast that is made of their newest prices."""
+        rows = self.get("/tickers").content["tickers"]
+        return {row["ticker"] for row in rows if row["is_current"]}
 
     def trainings(self, ticker: str) -> int:
         """How many runs have trained this ticker alone, and have not failed."""
@@ -168,6 +169,27 @@ def copied(up: Up) -> list[str]:
     prices = pd.concat([make_prices(ticker) for ticker in tickers])
     (up.home / "drops" / "prices.csv").write_bytes(as_csv(prices))
     return tickers
+
+
+@pytest.fixture(scope="module")
+def backfill(up: Up, copied: list[str]) -> str:
+    """A backfill of those tickers, as the web UI asks for it; its daemon looks every 30 s."""
+    wait_until(
+        "forecast of the copied tickers",
+        lambda: up.forecast_tickers().issuperset(copied),
+        seconds=240,
+    )
+    launched = up.web.query(
+        """mutation ($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
+            __typename ... on LaunchBackfillSuccess { backfillId } } }""",
+        p={
+            "assetSelection": TICKER_ASSETS,
+            "partitionNames": copied,
+            "fromFailure": False,
+            "tags": [],
+        },
+    )["launchPartitionBackfill"]
+    return str(launched["backfillId"])
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +251,7 @@ def test_a_csv_dropped_on_the_page_turns_into_forecasts(tab: Tab, folder: Path) 
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.usefixtures("backfill")  # it is waited for meanwhile
 def test_the_calls_of_the_readme(up: Up, uploaded: Answer, folder: Path) -> None:
     readme = (ROOT / "README.md").read_text().replace("http://127.0.0.1:8000", "URL")
     assert [line for line in (UPLOAD, TICKERS, PREDICT, BATCH, TRAIN) if line not in readme] == []
@@ -292,13 +315,7 @@ def test_the_page_trains_anew(up: Up, tab: Tab, uploaded: Answer) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_copied_csv_is_forecast_and_the_ui_runs_ranges_of_it(up: Up, copied: list[str]) -> None:
-    database = up.database()
-    wait_until(
-        "forecast of the copied tickers",
-        lambda: forecast_tickers(database).issuperset(copied),
-        seconds=240,
-    )
+def test_a_copied_csv_is_forecast_and_the_ui_runs_ranges_of_it(up: Up, backfill: str) -> None:
     ingested = wait_until("ingestion", lambda: ended(up.web, "ingest_drop"), seconds=10)
     assert {run["status"] for run in ingested} == {"SUCCESS"}
 
@@ -313,16 +330,6 @@ def test_a_copied_csv_is_forecast_and_the_ui_runs_ranges_of_it(up: Up, copied: l
         },
     )["launchPipelineExecution"]
     assert launched["__typename"] == "LaunchRunSuccess"
-    backfill = up.web.query(
-        """mutation ($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
-            __typename ... on LaunchBackfillSuccess { backfillId } } }""",
-        p={
-            "assetSelection": TICKER_ASSETS,
-            "partitionNames": copied,
-            "fromFailure": False,
-            "tags": [],
-        },
-    )["launchPartitionBackfill"]
     (by_hand,) = wait_until(
         "end of the run by hand",
         lambda: up.web.ended(**{"dagster/partition": "V"}),
@@ -331,7 +338,7 @@ def test_a_copied_csv_is_forecast_and_the_ui_runs_ranges_of_it(up: Up, copied: l
     assert by_hand["status"] == "SUCCESS"
     (of_backfill,) = wait_until(
         "end of the backfill's run",
-        lambda: up.web.ended(**{"dagster/backfill": backfill["backfillId"]}),
+        lambda: up.web.ended(**{"dagster/backfill": backfill}),
         seconds=240,
     )
     assert of_backfill["status"] == "SUCCESS"
@@ -342,11 +349,6 @@ def ended(web: Web, job: str) -> list[dict[str, Any]]:
     """Runs of a job, if there are some and all have ended."""
     runs = [run for run in web.runs() if run["jobName"] == job]
     return runs if all(run["status"] in {"SUCCESS", "FAILURE"} for run in runs) else []
-
-
-def forecast_tickers(database: Database) -> set[str]:
-    """Tickers with a forecast that is made of their newest prices."""
-    return {state.ticker for state in database.ticker_states() if not state.needs_forecast}
 
 
 @pytest.mark.timeout(300)
@@ -360,8 +362,7 @@ def test_up_goes_on_after_a_power_cut(up: Up) -> None:
     )
     cut_power(up.process)
     up.start()
-    database = up.database()
-    wait_until("forecast", lambda: "OXY" in forecast_tickers(database), seconds=240)
+    wait_until("forecast", lambda: "OXY" in up.forecast_tickers(), seconds=240)
 
 
 @pytest.mark.timeout(300)
@@ -369,6 +370,7 @@ def test_ctrl_c_ends_all_of_up(up: Up) -> None:
     wait_until("web UI", up.web.is_up, seconds=90)
     press_ctrl_c(up.process)
     assert up.process.wait(30) == 0
+    assert '"level": "error"' not in (up.home / "output.log").read_text()  # of the service
     wait_until("end of all processes", lambda: not members(up.process.pid), seconds=15)
 
 

@@ -29,6 +29,11 @@ SECTORS = ("Technology", "Energy", "Health Care", "Utilities")
 NAMES = ("AAPL", "AMD", "BRK.B", "FB", "GOOG", "IBM", "MSFT", "T", "XOM")
 H = np.arange(1, 11)
 STATES = ("queued", "accepted", "ready")  # of a drop, poll by poll
+DETAILS = {
+    answers.Fate.QUEUED: "It is kept, and taken when Dagster is up.",
+    answers.Fate.ACCEPTED: "Its tickers wait for forecasts.",
+    answers.Fate.FAILED: "It has a column close twice.",
+}
 
 
 @dataclass
@@ -258,7 +263,7 @@ def serve_work(app: FastAPI, stub: Stub) -> None:
             size=1,
             received_at=datetime.now(UTC),
             status=fate,
-            detail="It has a column close twice." if fate == answers.Fate.FAILED else "",
+            detail=DETAILS.get(fate, ""),
             rows_read=1200 if stored else None,
             accepted=1195 if stored else None,
             collapsed=3 if stored else None,
@@ -339,7 +344,7 @@ def tab(browser: Browser, stub: Stub) -> Iterator[Tab]:
     tab.watch()
     tab.resize(1280, 800)
     tab.open(stub.address)
-    tab.wait("!document.querySelector('main[aria-busy=true]') && document.title")
+    tab.wait("document.querySelector('main[aria-busy=false]')")
     yield tab
     tab.evaluate("1")  # whatever was said until now is heard
     assert tab.errors == []
@@ -455,6 +460,32 @@ def test_a_ticker(tab: Tab, stub: Stub) -> None:
     tab.wait("document.querySelectorAll('.small .mark.out').length === 2")
 
 
+def test_what_all_models_have_in_common_is_said_once(tab: Tab) -> None:
+    open_ticker(tab, "AAPL")
+    heads = "[...document.querySelectorAll('[aria-label=Models] th')].map(th => th.textContent)"
+    assert tab.evaluate(heads)[1:] == ["Error / naive", "Inside 80 %", "Inside 95 %", "Backtest"]
+    models = tab.evaluate("document.querySelector('[aria-label=Models]').parentElement.innerText")
+    assert models.count("Trained on 250 days to 2026-11-20") == 1
+
+
+def test_a_forecast_without_the_newest_prices_is_told_apart_in_the_list(tab: Tab) -> None:
+    last = "document.querySelector('#row-{}').closest('tr').lastChild.textContent"
+    assert tab.evaluate(last.format("IBM")) == "old, 12 min ago"
+    assert tab.evaluate(last.format("AAPL")) == "12 min ago"
+
+
+def test_on_a_small_screen_no_table_is_cut_off(tab: Tab) -> None:
+    cut = (
+        "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
+        ".map(one => one.ariaLabel)"
+    )
+    assert tab.evaluate("innerWidth") == 1280
+    assert tab.evaluate(cut) == []
+    open_ticker(tab, "IBM")
+    assert tab.evaluate("document.querySelectorAll('.scroll').length") == 3
+    assert tab.evaluate(cut) == []
+
+
 def test_another_model_is_drawn(tab: Tab) -> None:
     open_ticker(tab, "AAPL")
     assert "not current" not in tab.evaluate(text(".facts"))
@@ -558,10 +589,12 @@ def test_a_chosen_file_is_followed_through_a_lost_connection(tab: Tab, tmp_path:
     file = tmp_path / "prices.csv"
     file.write_text("ticker\n")
     tab.choose("#files", file)
-    tab.wait(f"{text('.fate')}?.includes('It waits for its turn.')")
+    tab.wait(f"{text('.fate')}?.includes('It is kept, and taken when Dagster is up.')")
     tab.offline(yes=True)
     tab.wait(f"{text('.fate .lost')} === 'The service cannot be reached. Trying again.'")
     tab.offline(yes=False)
+    to_go = "Stored. Its tickers wait for forecasts. 2 of 2 to go."
+    tab.wait(f"{text('.fate .words p')} === {to_go!r}")
     tab.wait("document.querySelector('.fate.ready')")
     assert not tab.evaluate("document.querySelector('.fate .lost')")
 

@@ -489,12 +489,19 @@ def test_a_folder_that_may_not_be_written_to_is_told(app: FastAPI, settings: Set
     assert (answer.status, "Permission denied" in answer.json()["detail"]) == (503, True)
 
 
-def test_a_folder_that_is_gone_is_told(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [(lambda _: None, "No such file or directory"), (Path.touch, "Not a directory")],
+)
+def test_a_folder_that_is_gone_is_told(
+    folder: Path, after: Callable[[Path], None], why: str
+) -> None:
     def publish(received: Received) -> None:
         shutil.rmtree(folder)
+        after(folder)
         received.publish("key")
 
-    with pytest.raises(ProblemError, match="No such file or directory") as error:
+    with pytest.raises(ProblemError, match=why) as error:
         received_from(folder, [form(part(CSV))], then=publish)
     assert error.value.status == 503
 

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -32,13 +33,21 @@ def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> No
         ws="none",
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     with _listening(host, port) as listening:
         address, bound = listening.getsockname()[:2]
         structlog.get_logger("stock_assets.api").info("listening", address=address, port=bound)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # uvicorn, once it has ended, raises it again
         server.run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Lets running requests end, however often it is told to end."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second SIGINT is no hurry: after Ctrl-C, `up` sends one to those that had it."""
+        super().handle_exit(signal.SIGTERM if sig == signal.SIGINT else sig, frame)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 // The page of the service. Addresses are relative: it may sit behind a path prefix.
 
-const [ROWS, CLOSES, SCORES, LINKS] = [50, 250, 200, 12];
+const [ROWS, CLOSES, SCORES, LINKS] = [50, 250, 600, 12]; // of scores, ten a day
 const KEY = "stock-assets-key";
 const SVG_TAGS = new Set(["svg", "g", "path", "line", "rect", "circle", "text"]);
 const NONE = "–";
