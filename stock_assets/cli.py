@@ -83,9 +83,11 @@ def up(
     api_port: Annotated[int, typer.Option(help="Of the forecasts' page and the service.")] = 8000,
 ) -> None:
     """Run the page, the service, Dagster's web UI, daemon, sensors and schedules, until Ctrl-C."""
-    from stock_assets.supervision import in_a_process, run_together  # noqa: PLC0415
+    from stock_assets.supervision import demand_free, in_a_process, run_together  # noqa: PLC0415
 
     settings = current_settings()
+    for wanted in (port, api_port):
+        demand_free(wanted)
     in_a_process(_recover)  # which loads Dagster; this process stays small
     out.print(
         f"Forecasts:    http://127.0.0.1:{api_port}\n"

@@ -59,19 +59,33 @@ def doubts(start: bytes) -> list[str]:
 
 
 def _first_lines(start: bytes) -> list[bytes]:
-    if is_gzip(start):
-        unpacked = zlib.decompressobj(wbits=31)
-        try:
-            text = unpacked.decompress(start, LOOK)
-        except zlib.error as error:
-            raise _damaged(error) from error
-        is_whole = unpacked.eof
-    else:
-        text, is_whole = start, len(start) < LOOK
+    is_whole = len(start) < LOOK
+    text = _start_of_gzip(start, is_whole=is_whole) if is_gzip(start) else start
+    is_whole = is_whole and len(text) <= LOOK
     if not is_whole:  # but of the last line, the start alone is there
         text = text[: text.rfind(b"\n") + 1] or text.decode(errors="ignore").encode()
-    lines = plain_text(text, LOOK).split(b"\n")
+    lines = plain_text(text, LOOK + 1).split(b"\n")
     return lines if is_whole else [*lines, _CUT]
+
+
+def _start_of_gzip(start: bytes, *, is_whole: bool) -> bytes:
+    """The first bytes unpacked; of a file that is there as a whole, one more than `LOOK` if it can.
+
+    Raises:
+        DropError: It is damaged, or said to be whole and cut off.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(start)) as unpacked:
+            text = b""
+            while len(text) <= LOOK and (more := unpacked.read1(LOOK + 1 - len(text))):
+                text += more
+            return text
+    except EOFError as error:
+        if is_whole:
+            raise _damaged(error) from error
+        return text
+    except (OSError, zlib.error) as error:
+        raise _damaged(error) from error
 
 
 def _faults(fields: list[str], names: list[str]) -> list[str]:

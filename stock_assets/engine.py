@@ -17,6 +17,7 @@ from stock_assets.errors import SetupError
 from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE, writes
 
 _SQLITE_WAIT_SECONDS = 60
+_POSTGRES_WAIT_SECONDS = 10  # for a connection
 _POSTGRES_LOCK = 7_301_867_462  # any number that is ours alone
 _version = sa.table(VERSION_TABLE, sa.column("version_num"))
 
@@ -65,10 +66,26 @@ def address(url: str) -> sa.URL:
 
 
 def new_engine(url: sa.URL) -> sa.Engine:
-    """An engine that connects when it is used."""
+    """An engine that connects when it is used.
+
+    Raises:
+        SetupError: The folder of its file cannot be made.
+    """
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, executemany_mode="values_plus_batch")
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        return sa.create_engine(
+            url,
+            pool_pre_ping=True,
+            executemany_mode="values_plus_batch",
+            connect_args={"connect_timeout": _POSTGRES_WAIT_SECONDS},
+        )
+    folder = Path(str(url.database)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"The folder {folder} cannot be made ({error.strerror}), and the database lies there: "
+            "set STOCK_ASSETS_HOME to one that can, or STOCK_ASSETS_DATABASE_URL"
+        ) from error
     engine = sa.create_engine(url, connect_args={"timeout": _SQLITE_WAIT_SECONDS})
     sa.event.listen(engine, "connect", _set_up_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+
+from stock_assets.errors import SetupError
 
 _LOOK_EVERY_SECONDS = 0.1
 _PATIENCE_SECONDS = 30
@@ -17,6 +20,21 @@ def in_a_process(work: Callable[[], None]) -> None:
     """Have work done in a process of its own, whose memory goes with it; its errors are raised."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(work).result()
+
+
+def demand_free(port: int) -> None:
+    """See that a port of this machine can be listened on.
+
+    Raises:
+        SetupError: Somebody else does.
+    """
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise SetupError(
+            f"Port {port} is taken: end what listens there, or choose others: "
+            "stock-assets up --port 3001 --api-port 8001"
+        ) from error
 
 
 def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.routing import Mount, Route
 
-from stock_assets.api.access import LOOPBACK, check_binding, parse_rate, scope_of
+from stock_assets.api.access import LOOPBACK, check_binding, scope_of
 from stock_assets.api.app import create_app
+from stock_assets.api.rate import Rate
 from stock_assets.errors import SetupError
 from stock_assets.keys import Scope, new_key
 from stock_assets.settings import Settings
@@ -276,12 +277,15 @@ def test_a_wrong_rate_is_told_before_the_service_starts(making: Making, text: st
 
 
 @pytest.mark.parametrize(
-    ("text", "amount", "seconds"),
-    [("100/second", 100, 1), ("6000/minute", 6000, 60), ("5 per 2 hours", 5, 7200)],
+    ("text", "told"),
+    [
+        ("100/second", "100 per 1 second"),
+        ("6000/minute", "6000 per 1 minute"),
+        ("5 per 2 hours", "5 per 2 hour"),
+    ],
 )
-def test_a_rate_is_a_number_per_time(text: str, amount: int, seconds: int) -> None:
-    rate = parse_rate(text)
-    assert (rate.amount, rate.get_expiry()) == (amount, seconds)
+def test_a_rate_is_a_number_per_time(text: str, told: str) -> None:
+    assert str(Rate(text)) == told
 
 
 # Without keys

@@ -163,6 +163,7 @@ def test_upload_is_followed_until_its_forecasts_are_there(
         "file_name": "my prices.csv",
         "size": len(content),
         "ignored_columns": ["note"],
+        "doubts": [],
         "follow": f"/drops/{drop}",
     }
     queued = body(client.get(told["follow"]))

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from stock_assets.cli import main
 from stock_assets.database import Database
 from stock_assets.keys import Scope, key_of, parse_keys
 from stock_assets.settings import current_settings
+from tests.browser import free_port
 from tests.conftest import ROOT, as_csv, make_prices
 from tests.test_database import contents, take
 
@@ -333,6 +335,17 @@ def test_serve_lets_nobody_in_from_elsewhere_without_keys() -> None:
     assert done.code == 3
     assert done.err.startswith("error: On 0.0.0.0 other machines can reach the service")
     assert "stock-assets key NAME" in done.err
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("option", ["--port", "--api-port"])
+def test_up_says_that_a_port_is_taken(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        other = {"--port": "--api-port", "--api-port": "--port"}[option]
+        done = stock_assets("up", option, port, other, free_port())
+    assert done.code == 3
+    assert done.err.startswith(f"error: Port {port} is taken")
 
 
 # champion

@@ -31,6 +31,26 @@ def test_of_a_gzip_file_the_start_is_enough() -> None:
     assert doubts(packed[:LOOK]) == []
 
 
+def test_a_gzip_file_of_several_parts_is_one_file() -> None:
+    parts = gzip.compress(HEADER + b"\n") + gzip.compress(GOOD)
+    assert look(parts) == list(COLUMNS)
+    assert doubts(parts) == []
+
+
+@pytest.mark.parametrize("left_out", [1, 8, 40])
+def test_a_gzip_file_that_is_cut_off_is_damaged(left_out: int) -> None:
+    with pytest.raises(DropError, match="damaged or cut off"):
+        look(gzip.compress(csv(GOOD))[:-left_out])
+
+
+@pytest.mark.parametrize("size", [LOOK - 1, LOOK, LOOK + 1, LOOK + 2])
+def test_a_file_about_as_long_as_the_start_is_taken(size: int) -> None:
+    text = LARGE[: size - 1] + b"\n"
+    for start in (text[:LOOK], gzip.compress(text)):
+        assert look(start) == list(COLUMNS)
+        assert doubts(start) == []
+
+
 def test_a_header_longer_than_the_start_is_no_header_of_ours() -> None:
     with pytest.raises(DropError, match="has no header"):
         look(b"x" * LOOK)

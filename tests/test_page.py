@@ -246,6 +246,7 @@ def serve_work(app: FastAPI, stub: Stub) -> None:
             file_name=name,
             size=1,
             ignored_columns=["note"],
+            doubts=["Line 2: sector is empty"],
             follow=f"/drops/{name}",
         )
 
@@ -573,6 +574,7 @@ def test_files_dropped_and_what_becomes_of_them(tab: Tab, tmp_path: Path) -> Non
         "Forecasts are ready: AAPL AMD",
         "1,200 rows: 1,195 accepted, 3 collapsed, 2 rejected",
         "Ignored columns: note",
+        "None of its first rows can be taken. Line 2: sector is empty.",
         "It has a column close twice.",
         "No header found; expected ticker,sector,date,...",
     ):

@@ -32,7 +32,7 @@ from stock_assets.api.uploads import (
     sweep,
     unfinished,
 )
-from stock_assets.csv_text import LOOK
+from stock_assets.csv_text import LOOK, RULES
 from stock_assets.drops import look
 from stock_assets.errors import DropError
 from stock_assets.names import drop_key
@@ -137,7 +137,9 @@ def test_exactly_the_bytes_of_the_file_are_received(  # noqa: PLR0913, PLR0917
     epilogue: bytes,
     places: Iterable[int],
 ) -> None:
-    content = gzip.compress(CSV) + junk  # which no header tells of
+    packed = gzip.compress(CSV)  # with an extra field, which may hold anything
+    extra = len(junk).to_bytes(2, "little") + junk
+    content = packed[:3] + b"\x04" + packed[4:10] + extra + packed[10:]
     assume(DELIMITER not in content + b"\r\n")
     body = form(*before, part(content), *after) + epilogue
     found = []
@@ -172,6 +174,12 @@ def test_what_it_is_is_told_by_its_bytes(folder: Path, content: bytes, name: byt
 def test_columns_that_are_not_ours_are_told(folder: Path) -> None:
     content = b"".join(line + b",x\n" for line in CSV.splitlines()).replace(b",x\n", b",Note\n", 1)
     assert received_from(folder, [form(part(content))]).ignored_columns == ["note"]
+
+
+def test_first_rows_that_are_all_wrong_are_told(folder: Path) -> None:
+    received = received_from(folder, [form(part(CSV.replace(b"-", b"/")))])
+    assert received.doubts[0] == f"Line 2: {RULES['date']}"
+    assert received_from(folder, [form(part(CSV))]).doubts == []
 
 
 def test_the_sensor_sees_nothing_before_it_is_published(folder: Path) -> None:

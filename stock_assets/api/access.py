@@ -1,15 +1,10 @@
 """Who may do what, and how often: decided for every request before anything else is."""
 
-import math
 import re
-import time
 from collections.abc import Collection
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from limits import RateLimitItem, parse_many
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Request
 
@@ -17,6 +12,9 @@ from stock_assets.api.problems import ProblemError
 from stock_assets.errors import SetupError
 from stock_assets.keys import Key, Scope, key_of, parse_keys
 from stock_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from stock_assets.api.rate import Rate
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -35,18 +33,21 @@ class Access:
     """Admits requests: with a key where there are keys, else from this machine's own pages."""
 
     def __init__(
-        self, app: ASGIApp, keys: Collection[Key], rate: RateLimitItem, hosts: Collection[str] = ()
+        self,
+        app: ASGIApp,
+        keys: Collection[Key] = (),
+        rate: "Rate | None" = None,
+        hosts: Collection[str] = (),
     ) -> None:
         """Wrap an app.
 
         Args:
             app: Gets what is admitted.
             keys: Those that are; if there is none, everybody is.
-            rate: How many requests each may make.
+            rate: At which each may be used; any if none is given.
             hosts: Names that the service may be called by without keys; any if none is given.
         """
         self._app, self._keys, self._rate, self._hosts = app, keys, rate, hosts
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, request: Request, receive: Receive, send: Send) -> None:
         """Pass on what is admitted.
@@ -96,31 +97,12 @@ class Access:
             )
 
     def _count(self, who: str) -> None:
-        if not self._limiter.hit(self._rate, who):
-            until = self._limiter.get_window_stats(self._rate, who).reset_time
-            seconds = max(1, math.ceil(until - time.time()))
+        if self._rate and (seconds := self._rate.wait(who)):
             raise ProblemError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"More than {self._rate}: try again in {seconds} s.",
                 {"Retry-After": str(seconds)},
             )
-
-
-def parse_rate(text: str) -> RateLimitItem:
-    """A number of requests per time, such as 100/second.
-
-    Raises:
-        SetupError: It is none.
-    """
-    try:
-        rates = parse_many(text)
-    except ValueError:
-        rates = []
-    if len(rates) != 1 or not rates[0].amount:
-        raise SetupError(
-            f"STOCK_ASSETS_API_RATE_LIMIT is {text!r}. Expected one such as 100/second"
-        )
-    return rates[0]
 
 
 def describe_access(described: dict[str, Any]) -> None:

@@ -58,6 +58,10 @@ class Upload(Document):
     file_name: str = Field(examples=["prices.csv"])
     size: int = Field(description="Bytes.", ge=0)
     ignored_columns: list[str] = Field(description="Columns of the file that are not ours.")
+    doubts: list[str] = Field(
+        description="What is wrong with its first rows, if none of them can be taken.",
+        examples=[["Line 2: date is not a day written YYYY-MM-DD"]],
+    )
     follow: str = Field(examples=["/drops/prices-1f0c94a1b2c3"])
 
 

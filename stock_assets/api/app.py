@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Query, Request, Response
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stock_assets import __version__
 from stock_assets.api import answers
-from stock_assets.api.access import Access, describe_access, parse_rate
+from stock_assets.api.access import Access, describe_access
 from stock_assets.api.middleware import Answered
 from stock_assets.api.problems import documented, tell_problems
 from stock_assets.api.service import Service
@@ -25,6 +25,9 @@ from stock_assets.api.uploads import too_large
 from stock_assets.csv_text import COLUMNS
 from stock_assets.keys import parse_keys
 from stock_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from stock_assets.api.rate import Rate
 
 PAGE = Path(__file__).parent / "page"
 MOST_JSON_BYTES = 1 << 18
@@ -55,7 +58,7 @@ def create_app(settings: Settings, hosts: Collection[str] = ()) -> FastAPI:
     """
     service = Service(settings)
     keys = parse_keys(settings.api_keys.get_secret_value())
-    rate = parse_rate(settings.api_rate_limit)  # now: what is wrong is told before it starts
+    rate = _rate(settings) if keys else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -122,6 +125,13 @@ class _Bounded:
             return message
 
         return bounded
+
+
+def _rate(settings: Settings) -> "Rate":
+    """Loaded where there are keys: it takes a twentieth of the service's start."""
+    from stock_assets.api.rate import Rate  # noqa: PLC0415
+
+    return Rate(settings.api_rate_limit)
 
 
 def _add_page(app: FastAPI) -> None:

@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from http import HTTPStatus
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from stock_assets.api.answers import RunReport, RunStatus
 from stock_assets.api.problems import ProblemError
+
+if TYPE_CHECKING:
+    from httpx import AsyncClient
 
 INGEST, REFRESH = "ingest_drop", "refresh_tickers"
 
 _REMEMBERED = 1_000
 _MOST_PAGES = 50  # of a run's events, a thousand each
-_TIMEOUT = httpx.Timeout(15, connect=3)
+_TIMEOUT_SECONDS = 15
 _STATUS = {
     "QUEUED": RunStatus.QUEUED,
     "NOT_STARTED": RunStatus.QUEUED,
@@ -34,13 +36,20 @@ class Dagster:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT)
         self._location: Mapping[str, str] | None = None
         self._reasons: dict[str, str] = {}  # why runs failed
 
+    @cached_property
+    def _client(self) -> "AsyncClient":
+        """Made when there is something to ask: it takes a tenth of the service's start."""
+        from httpx import AsyncClient  # noqa: PLC0415
+
+        return AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False)
+
     async def close(self) -> None:
         """Let go of open connections."""
-        await self._client.aclose()
+        if "_client" in vars(self):
+            await self._client.aclose()
 
     async def check(self) -> None:
         """See that it answers and has our jobs.
@@ -159,12 +168,14 @@ class Dagster:
         return why
 
     async def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        from httpx import HTTPError, InvalidURL  # noqa: PLC0415
+
         try:
             answer = await self._client.post(
                 f"{self.url}/graphql", json={"query": query, "variables": variables}
             )
             told = answer.json()
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (HTTPError, InvalidURL, ValueError) as error:
             raise self._silent(type(error).__name__) from error
         match told:
             case {"errors": [{"message": said}, *_]}:

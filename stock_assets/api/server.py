@@ -31,6 +31,7 @@ def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> No
         access_log=False,
         server_header=False,
         ws="none",
+        lifespan="on",
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = _Server(config)

@@ -67,6 +67,8 @@ class Service:
             return str(error)
         except sa.exc.DBAPIError as error:
             return no_database(error)
+        except sa.exc.TimeoutError:
+            return "All connections to the database are in use."
         return "ok"
 
     async def _dagster_state(self) -> str:
@@ -96,6 +98,7 @@ class Service:
             file_name=drop.file_name,
             size=drop.size,
             ignored_columns=received.ignored_columns,
+            doubts=received.doubts,
             follow=f"/drops/{drop.key}",
         )
 
@@ -155,6 +158,8 @@ class Service:
 
     async def _prospect(self, drop: sa.Row[Any], waiting: int) -> str:
         """What is to be expected of an accepted drop."""
+        if drop.tickers is None:  # it was taken before that was noted
+            return "It is stored."
         if not drop.tickers:
             return "It changes no prices."
         if not waiting:

@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from stock_assets.api.problems import ProblemError
-from stock_assets.csv_text import COLUMNS, LOOK, is_gzip, look
+from stock_assets.csv_text import COLUMNS, LOOK, doubts, is_gzip, look
 
 UNFINISHED = ".upload-"  # hidden: the sensor passes over it
 _STALE_SECONDS = 86_400.0
@@ -33,6 +33,7 @@ class Received:
     size: int = 0
     is_gzip: bool = False
     ignored_columns: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     sha256: str = ""
 
     def dropped(self, key: str) -> Path:
@@ -187,6 +188,7 @@ class _Form:
             columns = look(start)
             self._received.is_gzip = is_gzip(start)
             self._received.ignored_columns = [name for name in columns if name not in COLUMNS]
+            self._received.doubts = doubts(start)
             self._is_looked_at = True
             self._start.clear()
 

@@ -252,10 +252,11 @@ async function send(file) {
   return api("upload", { method: "POST", body });
 }
 
-function followDrop({ drop, is_new, ignored_columns: ignored }, say) {
+function followDrop({ drop, is_new, ignored_columns: ignored, doubts }, say) {
   const remark = [
     !is_new && p("note", "The same bytes were here already."),
     ignored.length > 0 && p("note", `Ignored columns: ${ignored.join(", ")}`),
+    doubts.length > 0 && p("lost", `None of its first rows can be taken. ${doubts[0]}.`),
   ];
   let known = { status: "queued", tickers: [], waiting: 0, reasons: [] };
   return follow(`drops/${encodeURIComponent(drop)}`, (report, trouble) => {
