@@ -929,4 +929,8 @@ def test_every_operation_documents_its_problems_and_examples(market: Market) -> 
                 for answer in told.values():
                     assert [*answer["content"]] == ["application/problem+json"], path
             for parameter in operation.get("parameters", []):
-                assert not parameter["required"] or parameter["schema"]["examples"], path
+                assert parameter["schema"]["examples"], (path, parameter["name"])
+    for name, schema in schemas.items():
+        for field, told in schema.get("properties", {}).items():
+            is_plain = "$ref" not in str(told) and told.get("type") != "boolean"
+            assert not is_plain or told["examples"], (name, field)

@@ -19,10 +19,63 @@ SORT = (  # with a dash, the highest first
 )
 
 
+EXAMPLES: dict[str, Any] = {  # of fields by their name, wherever they stand
+    "close": 430.47,
+    "last_close": 430.47,
+    "actual_close": 430.47,
+    "lo_80": 396.13,
+    "hi_80": 467.79,
+    "lo_95": 379.81,
+    "hi_95": 487.9,
+    "h": 10,
+    "date": "2013-03-15",
+    "as_of": "2013-03-01",
+    "trained_to": "2013-03-01",
+    "first_date": "2012-03-02",
+    "last_date": "2013-03-01",
+    "days": 250,
+    "origins": 107,
+    "ticker": "AAPL",
+    "sector": "Technology",
+    "model": "naive",
+    "mae_ratio": 1.0,
+    "coverage_80": 0.796,
+    "coverage_95": 0.935,
+    "error": 0.0123,
+    "naive_error": 0.0131,
+    "file_name": "prices.csv",
+    "size": 78622,
+    "rows": 2,
+    "ignored_columns": ["note"],
+    "rows_read": 1250,
+    "accepted": 1245,
+    "collapsed": 3,
+    "rejected": 2,
+    "waiting": 0,
+    "tickers": ["AAPL", "MSFT"],
+    "total": 503,
+    "next": "/tickers?limit=50&offset=50",
+    "received_at": "2013-03-01T23:30Z",
+    "started_at": "2013-03-01T23:30Z",
+    "ended_at": "2013-03-01T23:30Z",
+    "forecast_at": "2013-03-01T23:30Z",
+    "forecast_age_seconds": 720,
+    "detail": "Forecasts are ready.",
+    "type": "about:blank",
+    "reason": "no model beats it beyond noise: ridge comes nearest with p = 0.132",
+}
+
+
+def _with_examples(schema: dict[str, Any]) -> None:
+    for name, described in schema.get("properties", {}).items():
+        if name in EXAMPLES and "examples" not in described and "$ref" not in str(described):
+            described["examples"] = [EXAMPLES[name]]
+
+
 class Document(BaseModel):
     """Immutable, as what was said."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_extra=_with_examples)
 
 
 D = TypeVar("D", bound=Document)
@@ -187,7 +240,11 @@ class Told(Document):
 
     ticker: str
     forecast: Forecast | None = None
-    error: str | None = Field(None, description="What to do, in a sentence.")
+    error: str | None = Field(
+        None,
+        description="What to do, in a sentence.",
+        examples=["No prices of GOOGL. Did you mean GOOG?"],
+    )
 
 
 class Forecasts(Document):

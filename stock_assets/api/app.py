@@ -268,14 +268,22 @@ def _add_forecasts(app: FastAPI, service: Service) -> None:
         q: Annotated[
             str,
             Query(
-                max_length=60, pattern=answers.STORABLE, description="In the name or the sector."
+                max_length=60,
+                pattern=answers.STORABLE,
+                description="In the name or the sector.",
+                examples=["energy"],
             ),
         ] = "",
         sort: Annotated[
-            str, Query(pattern=answers.SORT, description="With a dash, the highest first.")
+            str,
+            Query(
+                pattern=answers.SORT,
+                description="With a dash, the highest first.",
+                examples=["-width"],
+            ),
         ] = "",
-        limit: Annotated[int, Query(ge=1, le=answers.MOST_AT_ONCE)] = 100,
-        offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+        limit: Annotated[int, Query(ge=1, le=answers.MOST_AT_ONCE, examples=[50])] = 100,
+        offset: Annotated[int, Query(ge=0, le=1_000_000, examples=[50])] = 0,
     ) -> answers.TickerList:
         """The tickers there are, each with the end of its newest forecast."""
         total, rows = await service.tickers(q.strip(), sort, limit, offset)
@@ -288,8 +296,8 @@ def _add_forecasts(app: FastAPI, service: Service) -> None:
     @app.get("/tickers/{ticker}", **told(S.NOT_FOUND))
     async def ticker(
         ticker: TickerInPath,
-        closes: Annotated[int, Query(ge=0, le=5_000)] = 250,
-        scores: Annotated[int, Query(ge=0, le=5_000)] = 200,
+        closes: Annotated[int, Query(ge=0, le=5_000, examples=[120])] = 250,
+        scores: Annotated[int, Query(ge=0, le=5_000, examples=[200])] = 200,
     ) -> answers.TickerReport:
         """A ticker's last closes, its models, and what became of its forecasts."""
         return await service.ticker(ticker, closes, scores)
