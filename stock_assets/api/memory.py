@@ -11,6 +11,7 @@ from anyio.to_thread import run_sync
 LOOK_EVERY_SECONDS = 0.1
 FORGET_AFTER_SECONDS = 60.0  # somebody may write past the platform
 MOST = 4_096
+NEVER = float("-inf")  # the clock may have begun a moment ago
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -39,9 +40,9 @@ class Memory(Generic[K, T]):
     read: Callable[[Collection[K]], Mapping[K, T]]
     _known: dict[K, T] = field(default_factory=dict)
     _as_of: int = -1  # count
-    _looked: float = 0
+    _looked: float = NEVER
     _doubts: int = 0
-    _emptied: float = 0
+    _emptied: float = NEVER
     _looking: Lock = field(default_factory=Lock)
     _next: _Batch[K, T] | None = None
     _reading: Task[None] | None = None
@@ -57,7 +58,7 @@ class Memory(Generic[K, T]):
 
     def doubt(self) -> None:
         """Look at the count before the next answer: somebody is told of something new."""
-        self._looked = 0
+        self._looked = NEVER
         self._doubts += 1
 
     async def _look(self) -> None:
