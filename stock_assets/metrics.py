@@ -1,6 +1,61 @@
-"""Every metric of the platform, by its name."""
+"""Every metric of the platform, by its name.
+
+Those of the service count what it does. All others are facts that it reads where they are kept, in
+the database and by Dagster, when it is scraped: they are the same whichever service tells them,
+and know nothing of restarts.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 from prometheus_client import Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+
+class Group(StrEnum):
+    """Metrics that are scraped together."""
+
+    API = "api"
+    DATA = "data"
+    ML = "ml"
+    DAGSTER = "dagster"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A metric that is read where it is kept; a counter, if its name ends so, else a gauge."""
+
+    group: Group
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+    def family(self, values: Mapping[tuple[str, ...], float]) -> Any:
+        """As it is told to Prometheus, by the values of its labels."""
+        kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
+        family = kind(self.name, self.help, labels=self.labels)
+        for labels, value in values.items():
+            family.add_metric(labels, value)
+        return family
+
+
+Facts = Mapping[Fact, Mapping[tuple[str, ...], float]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Facts in the shape that prometheus-client renders."""
+
+    facts: Facts
+
+    def collect(self) -> Iterator[Any]:
+        """A family for each."""
+        return (fact.family(values) for fact, values in self.facts.items())
+
+
+# The service
 
 REQUESTS = Counter(
     "stock_assets_api_requests",
@@ -20,4 +75,188 @@ UPLOADED_BYTES = Counter(
 TRAININGS = Counter(
     "stock_assets_api_trainings",
     "Tickers whose training was asked for.",
+)
+
+# Of both kinds of source
+
+SOURCE_UP = Fact(
+    Group.API,
+    "stock_assets_source_up",
+    "Whether the database and Dagster have told their facts within the last minute; 1 if so.",
+    ("source",),
+)
+SOURCE_SECONDS = Fact(
+    Group.API,
+    "stock_assets_source_read_duration_seconds",
+    "What it took to read their facts the last time.",
+    ("source",),
+)
+
+# Data
+
+DROPS = Fact(
+    Group.DATA,
+    "stock_assets_drops",
+    "Files that were dropped: registered (waiting), accepted, or refused as no CSV of prices.",
+    ("status",),
+)
+LAST_DROP = Fact(
+    Group.DATA,
+    "stock_assets_last_drop_timestamp_seconds",
+    "When the newest accepted drop came.",
+)
+ROWS_READ = Fact(
+    Group.DATA,
+    "stock_assets_rows_read_total",
+    "Rows of all accepted drops; each is accepted, collapsed or rejected.",
+)
+ROWS_ACCEPTED = Fact(
+    Group.DATA,
+    "stock_assets_rows_accepted_total",
+    "Rows that were taken into the prices.",
+)
+ROWS_COLLAPSED = Fact(
+    Group.DATA,
+    "stock_assets_rows_collapsed_total",
+    "Rows that repeat another one of their drop exactly.",
+)
+ROWS_REJECTED = Fact(
+    Group.DATA,
+    "stock_assets_rows_rejected_total",
+    "Rows that break a rule.",
+)
+REJECTIONS = Fact(
+    Group.DATA,
+    "stock_assets_row_rejections_total",
+    "Rows that break this rule; one that breaks several counts for each.",
+    ("reason",),
+)
+TICKERS = Fact(
+    Group.DATA,
+    "stock_assets_tickers",
+    "Tickers whose forecast knows all their prices (current), does not (stale), or is missing.",
+    ("forecast",),
+)
+TICKERS_BEHIND = Fact(
+    Group.DATA,
+    "stock_assets_tickers_behind",
+    "Tickers without a price of the newest day that any ticker has.",
+)
+SESSIONS_WITHOUT_PRICES = Fact(
+    Group.DATA,
+    "stock_assets_sessions_without_prices",
+    "Trading days that have passed since the newest price, 10 at most.",
+)
+VOLUME_SIZE = Fact(
+    Group.DATA,
+    "stock_assets_volume_size_bytes",
+    "Size of the volumes that drops and the store lie on.",
+    ("volume",),
+)
+VOLUME_FREE = Fact(
+    Group.DATA,
+    "stock_assets_volume_free_bytes",
+    "What is free on them.",
+    ("volume",),
+)
+
+# Models and forecasts
+
+FORECASTS = Fact(
+    Group.ML,
+    "stock_assets_forecasts",
+    "Forecasts that are stored: a row for each ticker, day, horizon and model; estimated on "
+    "PostgreSQL.",
+)
+CHAMPION_TICKERS = Fact(
+    Group.ML,
+    "stock_assets_champion_tickers",
+    "Tickers whose newest forecast, as people are shown it, is by this model.",
+    ("model",),
+)
+BACKTEST_RATIO = Fact(
+    Group.ML,
+    "stock_assets_backtest_error_ratio",
+    "Mean absolute error in backtests of the present models, divided by that of naive forecasts; "
+    "the mean over tickers.",
+    ("model",),
+)
+LIVE_RATIO = Fact(
+    Group.ML,
+    "stock_assets_live_error_ratio",
+    "Mean absolute error of forecasts of the last 60 days that are scored, divided by that of "
+    "naive forecasts; the model champion is what people were shown.",
+    ("model",),
+)
+COVERAGE = Fact(
+    Group.ML,
+    "stock_assets_interval_coverage_ratio",
+    "Share of closes on those days that were inside the 80 % or 95 % interval.",
+    ("model", "interval"),
+)
+SCORED_DAYS = Fact(
+    Group.ML,
+    "stock_assets_scored_days",
+    "Days that the live figures are of, 60 at most.",
+)
+MARKET_MODEL_TRAINED = Fact(
+    Group.ML,
+    "stock_assets_market_model_timestamp_seconds",
+    "When the models of all tickers together were last trained.",
+)
+
+# Dagster
+
+RUNS = Fact(
+    Group.DAGSTER,
+    "stock_assets_runs",
+    "Runs that are queued or running.",
+    ("job", "status"),
+)
+RUNS_ENDED = Fact(
+    Group.DAGSTER,
+    "stock_assets_runs_ended_total",
+    "Runs that have ended: success, failure, retried (failed, and tried anew), canceled.",
+    ("job", "status"),
+)
+OLDEST_QUEUED = Fact(
+    Group.DAGSTER,
+    "stock_assets_oldest_queued_run_timestamp_seconds",
+    "Since when the run waits that waits longest; missing if none does.",
+)
+MATERIALIZED = Fact(
+    Group.DAGSTER,
+    "stock_assets_asset_materialization_timestamp_seconds",
+    "When any partition of an asset was last materialized.",
+    ("asset",),
+)
+CHECK_FAILED = Fact(
+    Group.DAGSTER,
+    "stock_assets_check_failed",
+    "Whether an asset check failed when it was last made: 1 if so.",
+    ("asset", "check", "severity"),
+)
+DAEMON_HEALTHY = Fact(
+    Group.DAGSTER,
+    "stock_assets_daemon_healthy",
+    "Whether a Dagster daemon that is needed gave a sign of life in time: 1 if so.",
+    ("daemon",),
+)
+DAEMON_HEARTBEAT = Fact(
+    Group.DAGSTER,
+    "stock_assets_daemon_heartbeat_timestamp_seconds",
+    "When it last did.",
+    ("daemon",),
+)
+LAST_TICK = Fact(
+    Group.DAGSTER,
+    "stock_assets_last_tick_timestamp_seconds",
+    "When a sensor or schedule last ended in success, was skipped, or in failure.",
+    ("automation", "status"),
+)
+STEP_SECONDS = Fact(
+    Group.DAGSTER,
+    "stock_assets_step_duration_seconds",
+    "What making an asset took in the last run that made it.",
+    ("asset",),
 )
