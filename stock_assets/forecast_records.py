@@ -11,8 +11,11 @@ import sqlalchemy as sa
 
 from stock_assets.connection import Connection, frame, records
 from stock_assets.queries import (
+    MEANS,
     current_models,
     insert_into,
+    last_days,
+    live_records,
     newest_champions,
     newest_forecasts,
     same,
@@ -353,27 +356,16 @@ class ForecastRecords(Connection):
             model, days (how many of them), forecasts, mae_ratio to naive, coverage_80,
             coverage_95; ascending by model. The row `champion` is what people were shown.
         """
-        query = (
-            sa.select(
-                daily_scores.c.model,
-                sa.func.count(daily_scores.c.as_of.distinct()).label("days"),
-                sa.func.sum(daily_scores.c.forecasts).label("forecasts"),
-                *_MEANS,
-            )
-            .where(daily_scores.c.as_of.in_(_last_days(days)))
-            .group_by(daily_scores.c.model)
-            .order_by(daily_scores.c.model)
-        )
         with self.engine.connect() as connection:
-            found = frame(connection.execute(query))
+            found = frame(connection.execute(live_records(days)))
         return found.astype({"mae_ratio": float})  # missing where no price moved
 
     def rolling_scores(self, days: int) -> pd.DataFrame:
         """What people were shown, by day: as_of, h, mae_ratio, coverage_80, coverage_95."""
         by = (daily_scores.c.as_of, daily_scores.c.h)
         query = (
-            sa.select(*by, *_MEANS)
-            .where(daily_scores.c.model == SHOWN, daily_scores.c.as_of.in_(_last_days(days)))
+            sa.select(*by, *MEANS)
+            .where(daily_scores.c.model == SHOWN, daily_scores.c.as_of.in_(last_days(days)))
             .group_by(*by)
             .order_by(*by)
         )
@@ -397,7 +389,7 @@ class ForecastRecords(Connection):
             .join(tickers, tickers.c.ticker == forecast_scores.c.ticker)
             .join(model_versions, current_models())
             .where(
-                forecast_scores.c.as_of.in_(_last_days(days)),
+                forecast_scores.c.as_of.in_(last_days(days)),
                 forecasts.c.is_champion,
                 model_versions.c.is_champion,
                 backtest > 0,
@@ -457,27 +449,6 @@ def _add_up(connection: sa.Connection, days: Sequence[tuple[Any, ...]]) -> None:
             connection.execute(
                 daily_scores.insert().from_select(names, told.where(sa.tuple_(*by).in_(some)))
             )
-
-
-def _last_days(days: int) -> sa.Select[Any]:
-    """The last days of which a forecast is scored."""
-    return (
-        sa.select(daily_scores.c.as_of).distinct().order_by(daily_scores.c.as_of.desc()).limit(days)
-    )
-
-
-def _share(inside: sa.Column[int]) -> sa.ColumnElement[float]:
-    return sa.cast(sa.func.sum(inside), sa.Float(53)) / sa.func.sum(daily_scores.c.forecasts)
-
-
-_MEANS = (
-    (
-        sa.func.sum(daily_scores.c.error)
-        / sa.func.nullif(sa.func.sum(daily_scores.c.naive_error), 0)
-    ).label("mae_ratio"),
-    _share(daily_scores.c.inside_80).label("coverage_80"),
-    _share(daily_scores.c.inside_95).label("coverage_95"),
-)
 
 
 def _outcome() -> sa.ColumnElement[bool]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when a process began, Prometheus knows by its start time
 
 
 class Group(StrEnum):
@@ -32,7 +34,7 @@ class Fact:
     help: str
     labels: tuple[str, ...] = ()
 
-    def family(self, values: Mapping[tuple[str, ...], float]) -> Any:
+    def family(self, values: "Values") -> Any:
         """As it is told to Prometheus, by the values of its labels."""
         kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
         family = kind(self.name, self.help, labels=self.labels)
@@ -41,7 +43,8 @@ class Fact:
         return family
 
 
-Facts = Mapping[Fact, Mapping[tuple[str, ...], float]]
+Values = Mapping[Any, float]  # by tuples of labels, as many as the fact has
+Facts = Mapping[Fact, Values]
 
 
 @dataclass(frozen=True)

@@ -127,11 +127,12 @@ class PriceRecords(Connection):
                 connection.execute(sa.insert(rejected_rows), rejected)
             known = connection.scalar(sa.select(drops.c.tickers).where(drops.c.id == drop.id))
             touched = sorted({*(known or ()), *changed})  # by an earlier run of it too
-            counts = {
+            counts: dict[str, Any] = {
                 "rows_read": validation.rows_read,
                 "accepted": len(validation.accepted),
                 "collapsed": validation.collapsed,
                 "rejected": len(validation.rejected),
+                "rejections": dict(validation.broken_rules),
             }
             connection.execute(
                 drops.update()

@@ -5,6 +5,7 @@ a quoted field may hold commas, but not a line break.
 """
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -35,6 +36,7 @@ KEY = ["ticker", "date"]
 
 _SEPARATOR = b"\x1f"  # cannot stand in a file: control characters are refused
 _CONFLICT = "conflicts with another row of the same ticker and date"
+_WIDTH = re.compile(r"has \d+ fields where the header has \d+")
 _MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
 _BLOCK = 1 << 20  # bytes that are parsed at once
 _MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
@@ -62,6 +64,14 @@ class Validation:
     def reasons(self) -> Counter[str]:
         """How many rejected rows give each reason; a row may give several."""
         return Counter(reason for reasons in self.rejected["reasons"] for reason in reasons)
+
+    @property
+    def broken_rules(self) -> Counter[str]:
+        """The same by rules, of which there are few: reasons may tell numbers."""
+        rules: Counter[str] = Counter()
+        for reason, rows in self.reasons.items():
+            rules[_WIDTH.sub("has more or fewer fields than the header", reason)] += rows
+        return rules
 
 
 def price_schema(today: date) -> pa.DataFrameSchema:

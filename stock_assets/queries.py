@@ -6,7 +6,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stock_assets.tables import champions, drops, forecasts, model_versions, prices, tickers
+from stock_assets.tables import (
+    champions,
+    daily_scores,
+    drops,
+    forecasts,
+    model_versions,
+    prices,
+    tickers,
+)
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
@@ -91,4 +99,44 @@ def newest_forecasts(by: Any = None) -> sa.Select[Any]:
             & (of_version.version == forecasts.c.model_version),
         )
         .order_by(forecasts.c.ticker, forecasts.c.h)
+    )
+
+
+def last_days(days: int) -> sa.Select[Any]:
+    """The last days of which a forecast is scored."""
+    return (
+        sa.select(daily_scores.c.as_of).distinct().order_by(daily_scores.c.as_of.desc()).limit(days)
+    )
+
+
+def _share(inside: sa.Column[int]) -> sa.ColumnElement[float]:
+    return sa.cast(sa.func.sum(inside), sa.Float(53)) / sa.func.sum(daily_scores.c.forecasts)
+
+
+MEANS = (  # of some daily scores
+    (
+        sa.func.sum(daily_scores.c.error)
+        / sa.func.nullif(sa.func.sum(daily_scores.c.naive_error), 0)
+    ).label("mae_ratio"),
+    _share(daily_scores.c.inside_80).label("coverage_80"),
+    _share(daily_scores.c.inside_95).label("coverage_95"),
+)
+
+
+def live_records(days: int) -> sa.Select[Any]:
+    """How each model did on the last days that are scored, ascending by model.
+
+    Returns:
+        model, days (how many of them), forecasts, mae_ratio to naive, coverage_80, coverage_95.
+    """
+    return (
+        sa.select(
+            daily_scores.c.model,
+            sa.func.count(daily_scores.c.as_of.distinct()).label("days"),
+            sa.func.sum(daily_scores.c.forecasts).label("forecasts"),
+            *MEANS,
+        )
+        .where(daily_scores.c.as_of.in_(last_days(days)))
+        .group_by(daily_scores.c.model)
+        .order_by(daily_scores.c.model)
     )

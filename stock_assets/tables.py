@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA_REVISION = "0004"  # the newest script in migrations/versions
+SCHEMA_REVISION = "0005"  # the newest script in migrations/versions
 VERSION_TABLE = "stock_assets_version"  # Dagster's own tables may be in the same database
 
 METADATA = sa.MetaData(
@@ -35,6 +35,7 @@ drops = sa.Table(
     sa.Column("accepted", sa.Integer),
     sa.Column("collapsed", sa.Integer),
     sa.Column("rejected", sa.Integer),
+    sa.Column("rejections", _JSON, comment="rejected rows by the rule that they break"),
     sa.Column("error", sa.Text, comment="why the file was refused"),
     sa.Column(
         "scored", sa.Boolean, nullable=False, default=False, comment="its prices against forecasts"

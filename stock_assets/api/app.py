@@ -11,7 +11,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +24,7 @@ from stock_assets.api.service import Service
 from stock_assets.api.uploads import too_large
 from stock_assets.csv_text import COLUMNS
 from stock_assets.keys import parse_keys
+from stock_assets.metrics import Group
 from stock_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -159,11 +160,19 @@ def _add_health(app: FastAPI, service: Service) -> None:
         "/metrics",
         tags=["health"],
         response_class=Response,
-        responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}, **documented()},
+        responses={
+            200: {"content": {CONTENT_TYPE_LATEST: {}}},
+            **documented(S.UNPROCESSABLE_ENTITY),
+        },
     )
-    async def metrics() -> Response:
+    async def metrics(
+        group: Annotated[
+            list[Group],
+            Query(description="Of these alone; of all if none is named.", examples=[["data"]]),
+        ] = [*Group],  # noqa: B006  FastAPI copies it
+    ) -> Response:
         """What Prometheus scrapes."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await service.exposition(group), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_drops(app: FastAPI, service: Service) -> None:

@@ -67,7 +67,7 @@ class Dagster:
             ProblemError: Dagster does not answer, or does not have them.
         """
         if self._location is None:
-            told = await self._ask(_LOCATIONS)
+            told = await self.ask(_LOCATIONS)
             nodes = told["repositoriesOrError"].get("nodes", [])
             having = [node for node in nodes if {"name": REFRESH} in node["pipelines"]]
             if not having:
@@ -83,7 +83,7 @@ class Dagster:
 
     async def ticker_order(self) -> list[str]:
         """All tickers in the order of their partition set."""
-        told = await self._ask(_PARTITIONS)
+        told = await self.ask(_PARTITIONS)
         return list(told["assetNodeOrError"].get("partitionKeys", []))
 
     async def launch(self, assets: Sequence[str], tags: Mapping[str, str]) -> str:
@@ -103,7 +103,7 @@ class Dagster:
             },
             "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
         }
-        told = (await self._ask(_LAUNCH, params=params))["launchPipelineExecution"]
+        told = (await self.ask(_LAUNCH, params=params))["launchPipelineExecution"]
         if "run" not in told:
             self._location = None  # it may have moved
             raise ProblemError(
@@ -118,7 +118,7 @@ class Dagster:
         Raises:
             ProblemError: There is none.
         """
-        told = (await self._ask(_RUN_OF, id=run_id))["runOrError"]
+        told = (await self.ask(_RUN_OF, id=run_id))["runOrError"]
         if "runId" not in told:
             raise ProblemError(
                 HTTPStatus.NOT_FOUND,
@@ -129,7 +129,7 @@ class Dagster:
     async def last_run(self, job: str, tags: Mapping[str, str] | None = None) -> RunReport | None:
         """The newest run of a job that has these tags."""
         having = [{"key": key, "value": value} for key, value in (tags or {}).items()]
-        told = await self._ask(_RUNS, filter={"pipelineName": job, "tags": having})
+        told = await self.ask(_RUNS, filter={"pipelineName": job, "tags": having})
         results = told["runsOrError"].get("results", [])
         return await self._report(results[0]) if results else None
 
@@ -156,7 +156,7 @@ class Dagster:
     async def _read_why(self, run_id: str) -> str:
         why, cursor = "It failed; Dagster's page of the run tells more.", None
         for _ in range(_MOST_PAGES):
-            told = (await self._ask(_EVENTS, id=run_id, cursor=cursor))["logsForRun"]
+            told = (await self.ask(_EVENTS, id=run_id, cursor=cursor))["logsForRun"]
             for event in told.get("events", []):
                 if event["__typename"] == "ExecutionStepFailureEvent" and _sentence(event):
                     return _sentence(event)
@@ -167,7 +167,12 @@ class Dagster:
             cursor = told["cursor"]
         return why
 
-    async def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
+    async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The data of the answer.
+
+        Raises:
+            ProblemError: There is none.
+        """
         from httpx import HTTPError, InvalidURL  # noqa: PLC0415
 
         try:

@@ -16,10 +16,11 @@ from stock_assets.api import answers, uploads
 from stock_assets.api.answers import Fate, RunStatus
 from stock_assets.api.dagster import INGEST, REFRESH, Dagster
 from stock_assets.api.memory import Memory
+from stock_assets.api.monitor import Monitor
 from stock_assets.api.problems import ProblemError, no_database
 from stock_assets.api.reader import Reader, Wanted, utc
 from stock_assets.errors import SetupError
-from stock_assets.metrics import TRAININGS, UPLOADED_BYTES
+from stock_assets.metrics import TRAININGS, UPLOADED_BYTES, Group
 from stock_assets.names import drop_key
 from stock_assets.ranges import of_tickers, range_tags, ranges
 from stock_assets.settings import Settings
@@ -36,6 +37,7 @@ class Service:
         self._reader = Reader(settings.prediction_database_url)
         self._dagster = Dagster(settings.dagster_url)
         self._memory = Memory(self._reader.writes, self._reader.forecasts)
+        self._monitor = Monitor(settings, self._reader, self._dagster)
         self._wanted: set[str] = set()
         self._launching: asyncio.Task[dict[str, list[str]]] | None = None
 
@@ -59,6 +61,10 @@ class Service:
         """Whether the database and Dagster answer."""
         database, dagster = await asyncio.gather(self._database_state(), self._dagster_state())
         return answers.Readiness(database=database, dagster=dagster)
+
+    async def exposition(self, groups: Collection[Group]) -> bytes:
+        """The metrics of these groups, as text for Prometheus."""
+        return await self._monitor.exposition(groups)
 
     async def _database_state(self) -> str:
         try:
