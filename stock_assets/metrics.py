@@ -5,12 +5,20 @@ the database and by Dagster, when it is scraped: they are the same whichever ser
 and know nothing of restarts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when a process began, Prometheus knows by its start time
@@ -34,27 +42,33 @@ class Fact:
     help: str
     labels: tuple[str, ...] = ()
 
-    def family(self, values: "Values") -> Any:
+    def family(self, values: "Values") -> Metric:
         """As it is told to Prometheus, by the values of its labels."""
         kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
-        family = kind(self.name, self.help, labels=self.labels)
+        family: Any = kind(self.name, self.help, labels=self.labels)
         for labels, value in values.items():
             family.add_metric(labels, value)
-        return family
+        return cast("Metric", family)
 
 
 Values = Mapping[Any, float]  # by tuples of labels, as many as the fact has
 Facts = Mapping[Fact, Values]
 
 
+def exposition(groups: Collection[Group], facts: Facts) -> bytes:
+    """What is scraped of these groups: these facts, and what this process counts."""
+    wanted = {fact: values for fact, values in facts.items() if fact.group in groups}
+    counted = generate_latest(REGISTRY) if Group.API in groups else b""
+    return counted + generate_latest(cast("CollectorRegistry", _Told(wanted)))
+
+
 @dataclass(frozen=True)
-class Told:
-    """Facts in the shape that prometheus-client renders."""
+class _Told:
+    """Facts, as prometheus-client collects them."""
 
     facts: Facts
 
-    def collect(self) -> Iterator[Any]:
-        """A family for each."""
+    def collect(self) -> Iterator[Metric]:
         return (fact.family(values) for fact, values in self.facts.items())
 
 
@@ -174,7 +188,7 @@ FORECASTS = Fact(
 CHAMPION_TICKERS = Fact(
     Group.ML,
     "stock_assets_champion_tickers",
-    "Tickers whose newest forecast, as people are shown it, is by this model.",
+    "Tickers that people are shown this model's forecast of, made of the newest prices.",
     ("model",),
 )
 BACKTEST_RATIO = Fact(

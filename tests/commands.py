@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import httpx
 import psutil
@@ -23,6 +25,10 @@ from tests.browser import free_port
 from tests.conftest import ROOT
 
 STOCK_ASSETS = Path(sys.executable).with_name("stock-assets")
+LOCATION = {
+    "repositoryLocationName": "stock_assets.definitions",
+    "repositoryName": "__repository__",
+}
 
 
 def new_home(folder: Path) -> Path:
@@ -126,6 +132,92 @@ class Service:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         told = httpx.get(self.url + path, headers=headers, timeout=30)
         return Answer(told.status_code, told.json())
+
+
+@dataclass
+class Web:
+    """The Dagster webserver's GraphQL."""
+
+    port: int
+
+    def query(self, text: str, **variables: Any) -> Any:
+        """The data of the answer."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": text, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            content = json.load(answer)
+        assert "errors" not in content, content["errors"]
+        return content["data"]
+
+    def is_up(self) -> bool:
+        """Whether the code location is loaded, so that daemons and UI can work."""
+        try:
+            data = self.query(
+                "{ repositoriesOrError { ... on RepositoryConnection { nodes { name }}}}"
+            )
+        except (URLError, ConnectionError, TimeoutError):
+            return False
+        return bool(data["repositoriesOrError"].get("nodes"))
+
+    def runs(self, **having: str) -> list[dict[str, Any]]:
+        """Runs with these tags."""
+        data = self.query(
+            """query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs {
+                results { id status jobName tags { key value } } } } }""",
+            filter={"tags": [{"key": key, "value": value} for key, value in having.items()]},
+        )
+        return list(data["runsOrError"]["results"])
+
+    def steps(self, run: str) -> set[str]:
+        """What a run has done."""
+        data = self.query(
+            """query ($id: ID!) { runOrError(runId: $id) { ... on Run {
+                stepStats { stepKey status } } } }""",
+            id=run,
+        )
+        stats = data["runOrError"]["stepStats"]
+        return {step["stepKey"] for step in stats if step["status"] == "SUCCESS"}
+
+    def ended(self, **having: str) -> list[dict[str, Any]]:
+        """Those of them that have ended, well or badly."""
+        return [run for run in self.runs(**having) if run["status"] in {"SUCCESS", "FAILURE"}]
+
+
+@dataclass
+class Up(Service):
+    """`stock-assets up`: the service, Dagster's web UI, daemon and sensors."""
+
+    web: Web = field(default_factory=lambda: Web(free_port()))
+
+    def start(self, **settings: str) -> None:
+        """Begin, and wait for the service; Dagster takes longer."""
+        ports = ("--port", self.web.port, "--api-port", self.port)
+        self.begin(STOCK_ASSETS, "up", *ports, **settings)
+
+    def forecast_tickers(self) -> set[str]:
+        """Tickers with a forecast that is made of their newest prices."""
+        rows = self.get("/tickers").content["tickers"]
+        return {row["ticker"] for row in rows if row["is_current"]}
+
+    def trainings(self, ticker: str) -> int:
+        """How many runs have trained this ticker alone, and have not failed."""
+        edges = {f"dagster/asset_partition_range_{edge}": ticker for edge in ("start", "end")}
+        done = [run for run in self.web.runs(**edges) if run["status"] == "SUCCESS"]
+        return sum("ticker_models" in self.web.steps(run["id"]) for run in done)
+
+    def wait_for_forecasts(self, drop: str, *, seconds: float = 240) -> dict[str, Any]:
+        """What is told of a drop when all of its tickers are forecast."""
+
+        def look() -> dict[str, Any] | None:
+            told: dict[str, Any] = self.get(f"/drops/{drop}").content
+            assert told["status"] != "failed", told["detail"]
+            return told if told["status"] == "accepted" and not told["waiting"] else None
+
+        found: dict[str, Any] = wait_until("forecasts", look, seconds=seconds)
+        return found
 
 
 @contextmanager

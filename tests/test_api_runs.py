@@ -23,7 +23,7 @@ import pytest
 from dagster._core.events import DagsterEvent, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 
-from stock_assets.api import service
+from stock_assets.api import monitor, service
 from stock_assets.api.app import create_app
 from stock_assets.database import Database
 from stock_assets.errors import RunFailedError
@@ -34,11 +34,15 @@ from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 from tests.bench.ui import web_server
 from tests.browser import free_port, patiently, running
+from tests.commands import wait_until
 from tests.conftest import ROOT, as_csv, make_prices
+from tests.series import Series
 from tests.test_api import Client, body, problem, settings_of, tell
 from tests.test_automation import EVENTS, ORIGIN, Sensors
 from tests.test_database import register, take, validate
 
+HALF_WRONG = as_csv(make_prices("HALF", 4)) + b"HALF,x,2019-01-02,1,1,1,1,-1\n" * 4
+ENDINGS = ("success", "failure", "retried", "canceled")
 MANY = [f"T{n:03}" for n in range(250)]
 DOWN = "http://127.0.0.1:9"  # nobody listens there
 
@@ -831,3 +835,69 @@ def test_training_is_refused_where_dagster_is_down(platform: Platform, many: str
         answers = client.at_once("POST", [f"/train/{name}" for name in MANY[:5]])
         for answer in answers:
             assert "STOCK_ASSETS_DAGSTER_URL" in problem(answer, 503)
+
+
+# Metrics
+
+
+def scraped(client: Client) -> Series:
+    """What Prometheus is told of Dagster."""
+    return Series.of(client.get("/metrics", params={"group": ["dagster", "api"]}).text)
+
+
+def test_metrics_tell_of_runs_assets_and_checks(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "PATIENCE_SECONDS", 10.0)
+    monkeypatch.setattr(monitor, "FRESH_SECONDS", 0.0)
+    with platform.service() as client:
+        before = scraped(client)
+        assert before["source_up", "dagster"] == 1
+        good = upload(client, as_csv(make_prices("METR", 30)), "metrics.csv")["drop"]
+        bad = upload(client, HALF_WRONG, "wrong.csv")["drop"]
+        assert sorted(platform.take()) == sorted([good, bad])
+        begun = time.time()
+        for drop in (good, bad):
+            platform.runs.ingest(drop)
+        status = dg.DagsterRunStatus
+        platform.begin(status.FAILURE, dagster_will_retry="false")
+        platform.begin(status.FAILURE, dagster_will_retry="true")
+        platform.begin(status.CANCELED, "refresh_tickers")
+        platform.begin(status.STARTED, "refresh_tickers")
+        queued = time.time()
+        for _ in range(2):
+            platform.begin(status.QUEUED)
+        told = scraped(client)
+
+    def more(*key: str) -> float:
+        return told[key] - before[key]
+
+    assert {s: more("runs_ended_total", "ingest_drop", s) for s in ENDINGS} == {
+        "success": 2,
+        "failure": 1,
+        "retried": 1,
+        "canceled": 0,
+    }
+    assert more("runs_ended_total", "refresh_tickers", "canceled") == 1
+    assert more("runs", "refresh_tickers", "running") == 1
+    assert more("runs", "ingest_drop", "queued") == 2
+    assert told["oldest_queued_run_timestamp_seconds",] <= queued + 1
+    for asset in ("raw_prices", "validated_prices"):
+        assert told["asset_materialization_timestamp_seconds", asset] >= begun
+        assert 0 < told["step_duration_seconds", asset] < 60
+    assert told["check_failed", "validated_prices", "few_rows_are_rejected", "warning"] == 1
+    assert told["check_failed", "validated_prices", "rows_add_up", "error"] == 0
+    assert not any(told.of_name("daemon_healthy").values())  # none runs here
+    assert told["daemon_healthy", "sensor"] == 0
+
+
+def test_metrics_are_asked_for_in_one_query_and_told_while_it_lasts(
+    platform: Platform,
+) -> None:
+    with platform.service() as client:
+        scraped(client)
+        wait_until("Dagster", lambda: scraped(client)["source_up", "dagster"] == 1, seconds=30)
+        begun = time.monotonic()
+        for _ in range(20):
+            assert scraped(client)["source_up", "dagster"] == 1
+        assert time.monotonic() - begun < 10

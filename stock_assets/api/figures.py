@@ -1,6 +1,5 @@
 """What the prediction database tells of data, models and forecasts, as metrics."""
 
-from collections import Counter
 from datetime import date, datetime
 from typing import Any
 
@@ -51,14 +50,18 @@ def _of_drops(connection: sa.Connection) -> Facts:
         *(sa.func.coalesce(sa.func.sum(column), 0) for column in _COUNTS.values()),
     ).where(drops.c.status == "accepted")
     newest, *rows = connection.execute(sums).one()
-    rejections: Counter[str] = Counter()
-    for told in connection.scalars(sa.select(drops.c.rejections).where(drops.c.rejected > 0)):
-        rejections.update(told)
+    each = _pairs(connection, drops.c.rejections)
+    broken = (
+        sa.select(each.c.key, sa.func.sum(sa.cast(each.c.value, sa.BigInteger)))
+        .select_from(drops.join(each, sa.true()))
+        .where(drops.c.rejected > 0)
+        .group_by(each.c.key)
+    )
     return {
         metrics.DROPS: {(status,): counted.get(status, 0) for status in _STATUSES},
         metrics.LAST_DROP: _moment(newest),
         **{fact: {(): count} for fact, count in zip(_COUNTS, rows, strict=True)},
-        metrics.REJECTIONS: {(reason,): count for reason, count in rejections.items()},
+        metrics.REJECTIONS: {(reason,): rows for reason, rows in connection.execute(broken)},
     }
 
 
@@ -103,18 +106,22 @@ def _of_forecasts(connection: sa.Connection) -> Facts:
         stored = sa.text(
             "SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = 'forecasts'::regclass"
         )
-    told = forecasts.alias()
-    newest = sa.select(sa.func.max(told.c.as_of)).where(told.c.ticker == tickers.c.ticker)
-    by_champion = (
-        sa.select(forecasts.c.model, sa.func.count())
-        .select_from(tickers)
-        .join(
-            forecasts,
-            (forecasts.c.ticker == tickers.c.ticker)
-            & (forecasts.c.as_of == newest.scalar_subquery()),
+    # A query for each ticker, as a join would read all forecasts that there ever were.
+    champion = (
+        sa.select(forecasts.c.model)
+        .where(
+            forecasts.c.ticker == tickers.c.ticker,
+            forecasts.c.as_of == tickers.c.last_date,
+            forecasts.c.h == 1,
+            forecasts.c.is_champion,
         )
-        .where(forecasts.c.h == 1, forecasts.c.is_champion)
-        .group_by(forecasts.c.model)
+        .correlate(tickers)
+    )
+    each = sa.select(champion.scalar_subquery().label("model")).select_from(tickers).subquery()
+    by_champion = (
+        sa.select(each.c.model, sa.func.count())
+        .where(each.c.model.is_not(None))
+        .group_by(each.c.model)
     )
     ratios = (
         sa.select(model_versions.c.model, sa.func.avg(model_versions.c.mae_ratio))
@@ -148,3 +155,9 @@ def _of_scores(connection: sa.Connection) -> Facts:
 
 def _moment(at: datetime | None) -> dict[tuple[str, ...], float]:
     return {} if at is None else {(): utc(at).timestamp()}
+
+
+def _pairs(connection: sa.Connection, column: sa.Column[Any]) -> Any:
+    """The keys and values of a JSON object, as rows."""
+    unfold = "jsonb_each_text" if connection.engine.name == "postgresql" else "json_each"
+    return getattr(sa.func, unfold)(column).table_valued("key", "value")

@@ -10,17 +10,16 @@ from typing import Any
 
 import structlog
 from anyio.to_thread import run_sync
-from prometheus_client import REGISTRY, generate_latest
 
 from stock_assets import metrics
 from stock_assets.api.activity import read_activity
 from stock_assets.api.dagster import Dagster
 from stock_assets.api.figures import read_figures
 from stock_assets.api.reader import Reader
-from stock_assets.metrics import Fact, Facts, Group, Told
+from stock_assets.metrics import Fact, Facts, Group
 from stock_assets.settings import Settings
 
-FRESH_SECONDS = 10.0  # facts are not read again
+FRESH_SECONDS = 20.0  # facts are not read again
 OLD_SECONDS = 60.0  # they are not told any more
 PATIENCE_SECONDS = 0.15  # of a scrape, with a source; it is told what was known before
 NEVER = float("-inf")
@@ -46,9 +45,7 @@ class Monitor:
             for fact, values in told.items():
                 facts.setdefault(fact, {}).update(values)
         facts |= await run_sync(self._read_volumes)
-        wanted = Told({fact: values for fact, values in facts.items() if fact.group in groups})
-        counted = generate_latest(REGISTRY) if Group.API in groups else b""
-        return counted + generate_latest(wanted)
+        return metrics.exposition(groups, facts)
 
     async def _read_database(self) -> Facts:
         def read() -> Facts:

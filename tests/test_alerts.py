@@ -1,0 +1,111 @@
+"""Alerts: Prometheus takes them, each fires when it should, and each says what to do."""
+
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from stock_assets import metrics as ours
+from stock_assets.metrics import Fact, Group
+from tests.conftest import ROOT
+from tests.promql import metrics, used
+
+FOLDER = ROOT / "dashboards"
+PROMTOOL = shutil.which("promtool")
+RUNBOOK = "dashboards/README.md"
+CASES = "tests/alerts.yaml"
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+ALERTS = [rule for group in read("dashboards/alerts.yaml")["groups"] for rule in group["rules"]]
+of_each_alert = pytest.mark.parametrize("alert", ALERTS, ids=[rule["alert"] for rule in ALERTS])
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool, which comes with Prometheus, is not here")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "config", "dashboards/prometheus.yaml"),
+        ("check", "rules", "--lint-fatal", "dashboards/alerts.yaml"),
+        ("test", "rules", CASES),
+    ],
+    ids=" ".join,
+)
+def test_prometheus_finds_nothing_wrong(words: tuple[str, ...]) -> None:
+    told = subprocess.run(
+        [str(PROMTOOL), *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_names_are_ours_and_differ() -> None:
+    names = [alert["alert"] for alert in ALERTS]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"StockAssets([A-Z][a-z]+)+", name) for name in names)
+
+
+@of_each_alert
+def test_an_alert_says_how_bad_it_is_what_it_means_and_what_to_do(alert: dict[str, Any]) -> None:
+    told = alert["annotations"]
+    assert alert["labels"]["severity"] in {"critical", "warning"}
+    assert 0 < len(told["summary"]) <= 100
+    assert told["description"].endswith(".")
+    assert told["runbook"] == f"{RUNBOOK}#{alert['alert'].lower()}"
+    assert f"\n### {alert['alert']}\n" in (ROOT / RUNBOOK).read_text()
+
+
+def test_the_runbook_knows_no_other_alert() -> None:
+    told = re.findall(r"^### (StockAssets\w+)$", (ROOT / RUNBOOK).read_text(), re.MULTILINE)
+    assert told == [alert["alert"] for alert in ALERTS]
+
+
+@of_each_alert
+def test_an_alert_is_seen_to_fire_and_not_to_fire(alert: dict[str, Any]) -> None:
+    cases = [case for test in read(CASES)["tests"] for case in test.get("alert_rule_test", ())]
+    fires = {bool(case.get("exp_alerts")) for case in cases if case["alertname"] == alert["alert"]}
+    assert fires == {True, False}
+
+
+@of_each_alert
+def test_an_alert_asks_for_what_there_is(alert: dict[str, Any]) -> None:
+    there = metrics()
+    for series, labels in used(alert["expr"]):
+        assert series in there
+        assert labels <= there[series]
+
+
+def test_no_label_of_ours_gives_way_to_one_of_prometheus() -> None:
+    """It renames a label that is called like one of its own, if nothing else is said."""
+    scraped = {
+        Group(job["params"]["group"][0]): job.get("honor_labels", False)
+        for job in read("dashboards/prometheus.yaml")["scrape_configs"]
+        if "params" in job
+    }
+    assert set(scraped) == set(Group)
+    facts = [fact for fact in vars(ours).values() if isinstance(fact, Fact)]
+    assert all(scraped[fact.group] for fact in facts if {"job", "instance"} & set(fact.labels))
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("absent(stock_assets_source_up)", [("stock_assets_source_up", set())]),
+        ('up{job="stock_assets_api"} + node_load1', []),
+        (
+            'max by (a) (rate(stock_assets_x{b=~"c}|(d", e!="f"}[5m])) / on (g) stock_assets_y',
+            [("stock_assets_x", {"a", "b", "e"}), ("stock_assets_y", set())],
+        ),
+        (
+            "sum by (a) (max by (b, c)(stock_assets_x)) > min(stock_assets_y{})",
+            [("stock_assets_x", {"a", "b", "c"}), ("stock_assets_y", set())],
+        ),
+    ],
+)
+def test_what_an_expression_uses(expression: str, expected: list[tuple[str, set[str]]]) -> None:
+    assert list(used(expression)) == expected
