@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test bench lint type format lock clean
+.PHONY: help install demo up test bench dashboards lint type format lock clean
 
 help:            ## These lines
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
@@ -17,6 +17,9 @@ test: lint type  ## Lint, types and the whole test suite
 
 bench: install   ## Measure side by side, and write the tables into the README
 	@$(BIN)/python -m tests.bench
+
+dashboards: install ## Write the Grafana dashboards from their source
+	@$(BIN)/python -m dashboards
 
 lint: install    ## Format and lint rules hold
 	$(BIN)/ruff format --check .

@@ -536,6 +536,18 @@ def test_ticker_that_dagster_does_not_know_yet_is_told(platform: Platform, many:
     launched(platform, *(body(answer, 202) for answer in answers[::2]))
 
 
+def test_tickers_that_dagster_does_not_know_yet_keep_no_others_waiting(
+    platform: Platform, many: str
+) -> None:
+    with platform.service(database_url=many) as client:
+        before = trainings(client)
+        told = body(client.post("/train", json={"tickers": ["T001", "STRANGER"]}), 202)
+        assert trainings(client) == before + 1
+    assert told["lacking"] == ["STRANGER"]
+    assert [run["tickers"] for run in told["runs"]] == [["T001"]]
+    launched(platform, told)
+
+
 def test_training_needs_what_all_tickers_tell(platform: Platform, tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'predictions.db'}")
     take(database, make_prices("T001", 9))
@@ -853,6 +865,10 @@ def test_metrics_tell_of_runs_assets_and_checks(
     with platform.service() as client:
         before = scraped(client)
         assert before["source_up", "dagster"] == 1
+        refused = upload(client, as_csv(make_prices("METR", 1500)) + b"\0")["drop"]
+        assert platform.take() == [refused]
+        with pytest.raises(RunFailedError):
+            platform.runs.ingest(refused)
         good = upload(client, as_csv(make_prices("METR", 30)), "metrics.csv")["drop"]
         bad = upload(client, HALF_WRONG, "wrong.csv")["drop"]
         assert sorted(platform.take()) == sorted([good, bad])
@@ -860,8 +876,7 @@ def test_metrics_tell_of_runs_assets_and_checks(
         for drop in (good, bad):
             platform.runs.ingest(drop)
         status = dg.DagsterRunStatus
-        platform.begin(status.FAILURE, dagster_will_retry="false")
-        platform.begin(status.FAILURE, dagster_will_retry="true")
+        platform.begin(status.FAILURE)  # of a worker that was lost: it is tried anew
         platform.begin(status.CANCELED, "refresh_tickers")
         platform.begin(status.STARTED, "refresh_tickers")
         queued = time.time()

@@ -168,6 +168,11 @@ class Training(Document):
     """The runs that were asked for."""
 
     runs: list[Launched]
+    lacking: list[str] = Field(
+        description="Tickers that no run trains, as Dagster does not know them before the run that "
+        "validates them has ended: ask again in a minute.",
+        examples=[["NEW"]],
+    )
 
 
 class RunReport(Document):

@@ -189,19 +189,21 @@ class Service:
         if self._launching is None:
             self._launching = asyncio.create_task(self._launch_soon())
         launched = await asyncio.shield(self._launching)
-        if lacking := {*names}.difference(*launched.values()):  # others' need not wait for it
+        lacking = sorted({*names}.difference(*launched.values()))
+        if len(lacking) == len(names):
             raise ProblemError(
                 HTTPStatus.CONFLICT,
-                f"Dagster has no partition of {', '.join(sorted(lacking))} yet: the run that "
-                "validates them has not ended. Try again in a minute.",
+                f"Dagster has no partition of {', '.join(lacking)} yet: the run that validates "
+                "them has not ended. Try again in a minute.",
             )
-        TRAININGS.inc(len(names))
+        TRAININGS.inc(len(names) - len(lacking))
         return answers.Training(
             runs=[
                 answers.Launched(run=run, tickers=share, follow=f"/runs/{run}")
                 for run, chunk in launched.items()
                 if (share := sorted({*names}.intersection(chunk)))
-            ]
+            ],
+            lacking=lacking,
         )
 
     async def _launch_soon(self) -> dict[str, list[str]]:
