@@ -141,7 +141,7 @@ NOW = Row(
                     "Runs of Dagster that failed in the time range and were not tried anew. None "
                     "is good; what each one says is in Dagster.",
                     FAULTS,
-                    now(f"sum({risen('runs_ended_total', 'job', status='failure')})"),
+                    now(f"sum({risen('runs_ended_total', 'dagster_job', status='failure')})"),
                     empty="not known",
                 ),
                 stats(
@@ -149,7 +149,7 @@ NOW = Row(
                     "Runs that wait for a place. Many are usual while a large drop is worked on, "
                     "and none should wait for hours.",
                     Scale("short", ((None, GOOD), (50, FAIR), (500, BAD)), decimals=0),
-                    now(f"sum({fact('runs', 'job', status='queued')})"),
+                    now(f"sum({fact('runs', 'dagster_job', status='queued')})"),
                     empty="not known",
                 ),
                 stats(
@@ -351,7 +351,7 @@ FORECASTS = Row(
                     "Scored days",
                     "Days that these figures are of, 60 at most. Of a few days they say little.",
                     Scale("short", ((None, FAIR), (20, GOOD)), decimals=0),
-                    now(fact("scored_days")),
+                    now(fact("scored_sessions")),
                     empty="nothing scored yet",
                 ),
                 stats(
@@ -519,7 +519,7 @@ DAGSTER = Row(
                     "By job. A queue that grows while nothing runs is a daemon that is down or "
                     "workers that do not start.",
                     COUNT,
-                    metric(fact("runs", "job", "status"), "{{job}} {{status}}"),
+                    metric(fact("runs", "dagster_job", "status"), "{{dagster_job}} {{status}}"),
                     empty="not known",
                 ),
                 lines(
@@ -537,7 +537,7 @@ DAGSTER = Row(
                     "In the time range, by job and how they ended. Retried ones failed for want "
                     "of a worker and were tried anew; failures want a look.",
                     Scale("short", ((None, "blue"),), decimals=0, least=0),
-                    now(risen("runs_ended_total", "job", "status"), "{{job}} {{status}}"),
+                    now(risen("runs_ended_total", "dagster_job", "status"), "{{dagster_job}} {{status}}"),
                     empty="not known",
                 ),
             ],

@@ -211,10 +211,10 @@ COVERAGE = Fact(
     "Share of closes on those days that were inside the 80 % or 95 % interval.",
     ("model", "interval"),
 )
-SCORED_DAYS = Fact(
+SCORED_SESSIONS = Fact(
     Group.ML,
-    "stock_assets_scored_days",
-    "Days that the live figures are of, 60 at most.",
+    "stock_assets_scored_sessions",
+    "Trading days that the live figures are of, 60 at most.",
 )
 MARKET_MODEL_TRAINED = Fact(
     Group.ML,
@@ -228,13 +228,13 @@ RUNS = Fact(
     Group.DAGSTER,
     "stock_assets_runs",
     "Runs that are queued or running.",
-    ("job", "status"),
+    ("dagster_job", "status"),  # `job` is Prometheus' own
 )
 RUNS_ENDED = Fact(
     Group.DAGSTER,
     "stock_assets_runs_ended_total",
     "Runs that have ended: success, failure, retried (failed, and tried anew), canceled.",
-    ("job", "status"),
+    ("dagster_job", "status"),
 )
 OLDEST_QUEUED = Fact(
     Group.DAGSTER,

@@ -6,10 +6,9 @@ import subprocess
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
-from stock_assets import metrics as ours
-from stock_assets.metrics import Fact, Group
+from stock_assets.metrics import Group
 from tests.conftest import ROOT
 from tests.promql import metrics, used
 
@@ -80,16 +79,27 @@ def test_an_alert_asks_for_what_there_is(alert: dict[str, Any]) -> None:
         assert labels <= there[series]
 
 
-def test_no_label_of_ours_gives_way_to_one_of_prometheus() -> None:
-    """It renames a label that is called like one of its own, if nothing else is said."""
-    scraped = {
-        Group(job["params"]["group"][0]): job.get("honor_labels", False)
-        for job in read("dashboards/prometheus.yaml")["scrape_configs"]
-        if "params" in job
+def test_every_group_is_scraped_and_no_label_gives_way_to_one_of_prometheus() -> None:
+    jobs = read("dashboards/prometheus.yaml")["scrape_configs"]
+    scraped = [Group(group) for job in jobs for group in job.get("params", {}).get("group", ())]
+    assert sorted(scraped) == sorted(Group)
+    assert not any({"job", "instance"} & labels for labels in metrics().values())
+
+
+def test_kubernetes_scrapes_the_same_as_one_machine() -> None:
+    usual = read("dashboards/prometheus.yaml")
+    jobs = {
+        job["job_name"]: (job.get("scrape_interval", usual["global"]["scrape_interval"]), params)
+        for job in usual["scrape_configs"]
+        if (params := job.get("params")) or job["job_name"] == "stock_assets_database"
     }
-    assert set(scraped) == set(Group)
-    facts = [fact for fact in vars(ours).values() if isinstance(fact, Fact)]
-    assert all(scraped[fact.group] for fact in facts if {"job", "instance"} & set(fact.labels))
+    monitors = read("helm-values/prometheus.yaml")["prometheus"]["additionalServiceMonitors"]
+    endpoints = {
+        endpoint["relabelings"][0]["replacement"]: (endpoint["interval"], endpoint.get("params"))
+        for monitor in monitors
+        for endpoint in monitor["endpoints"]
+    }
+    assert endpoints == jobs
 
 
 @pytest.mark.parametrize(

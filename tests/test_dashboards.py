@@ -320,7 +320,7 @@ def test_models_are_held_against_naive_as_the_platform_does(market: Market) -> N
     assert error != 1.0
 
 
-def test_lines_are_of_the_twenty_scored_days_up_to_each(market: Market) -> None:
+def test_lines_are_of_the_twenty_scored_sessions_up_to_each(market: Market) -> None:
     shown = told(market, "Inside 80 %, by model")
     of_model = shown[shown["metric"] == "linear_regression"].set_index("time")["value"]
     assert len(of_model) == DAYS - 1

@@ -76,7 +76,7 @@ def test_empty_database_has_nothing_of_everything(database: Database) -> None:
     told = figures(database)
     assert told.of_name("drops") == {("registered",): 0, ("accepted",): 0, ("refused",): 0}
     assert told.of_name("tickers") == {("current",): 0, ("stale",): 0, ("missing",): 0}
-    nothing = ("rows_read_total", "rows_rejected_total", "forecasts", "scored_days")
+    nothing = ("rows_read_total", "rows_rejected_total", "forecasts", "scored_sessions")
     assert [told[(name,)] for name in nothing] == [0, 0, 0, 0]
     missing = ("last_drop_timestamp_seconds", "market_model_timestamp_seconds", "live_error_ratio")
     assert [told.of_name(name) for name in missing] == [{}, {}, {}]
@@ -182,7 +182,7 @@ def test_live_figures_are_those_of_the_last_days(database: Database) -> None:
     database.crown(Champion("naive", "none is better", pinned=False))
     told = figures(database)
     records = database.live_records(60).set_index("model")
-    assert told["scored_days",] == 60
+    assert told["scored_sessions",] == 60
     for model in ("linear_regression", "naive", "champion"):
         record = records.loc[model]
         assert told["live_error_ratio", model] == pytest.approx(record["mae_ratio"])
@@ -330,7 +330,7 @@ def test_groups_that_are_named_come_together(database: Database, settings: Setti
     address = database.url.render_as_string(hide_password=False)
     with Client(create_app(settings_of(settings.home, address))) as client:
         told = scraped(client, group=["data", "ml"])
-        assert {"drops", "scored_days"} <= {name for name, *_ in told}
+        assert {"drops", "scored_sessions"} <= {name for name, *_ in told}
         assert not told.of_name("source_up")
 
 

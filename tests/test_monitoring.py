@@ -13,7 +13,7 @@ import httpx
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests import grafana
 from tests.browser import free_port, running
@@ -240,6 +240,6 @@ def test_facts_are_those_of_the_platform(at_work: Monitored) -> None:
     assert value('stock_assets_drops{status="accepted"}') == 2
     assert value('stock_assets_drops{status="refused"}') == 1
     assert value('stock_assets_tickers{forecast="current"}') == len(TICKERS)
-    assert value("stock_assets_scored_days") == 1
+    assert value("stock_assets_scored_sessions") == 1
     assert value("min(stock_assets_daemon_healthy)") == 1
     assert value("sum(stock_assets_champion_tickers)") == len(TICKERS)

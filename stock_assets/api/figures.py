@@ -141,7 +141,7 @@ def _of_forecasts(connection: sa.Connection) -> Facts:
 def _of_scores(connection: sa.Connection) -> Facts:
     rows = connection.execute(live_records(LIVE_DAYS)).all()
     return {
-        metrics.SCORED_DAYS: {(): max((row.days for row in rows), default=0)},
+        metrics.SCORED_SESSIONS: {(): max((row.days for row in rows), default=0)},
         metrics.LIVE_RATIO: {
             (row.model,): row.mae_ratio for row in rows if row.mae_ratio is not None
         },
