@@ -537,7 +537,10 @@ DAGSTER = Row(
                     "In the time range, by job and how they ended. Retried ones failed for want "
                     "of a worker and were tried anew; failures want a look.",
                     Scale("short", ((None, "blue"),), decimals=0, least=0),
-                    now(risen("runs_ended_total", "dagster_job", "status"), "{{dagster_job}} {{status}}"),
+                    now(
+                        risen("runs_ended_total", "dagster_job", "status"),
+                        "{{dagster_job}} {{status}}",
+                    ),
                     empty="not known",
                 ),
             ],

@@ -58,9 +58,9 @@ class Prometheus:
         return float(found[0]["value"][1]) if found else float("nan")
 
     def is_up(self) -> bool:
-        """Whether it answers."""
+        """Whether it is ready to answer."""
         try:
-            return bool(self.get("status/buildinfo"))
+            return httpx.get(f"http://127.0.0.1:{self.port}/-/ready").is_success
         except httpx.TransportError:
             return False
 

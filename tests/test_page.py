@@ -277,7 +277,8 @@ def serve_work(app: FastAPI, stub: Stub) -> None:
     @app.post("/train/{ticker}", status_code=202)
     def train(ticker: str) -> answers.Training:
         return answers.Training(
-            runs=[answers.Launched(run=ticker, tickers=[ticker], follow=f"/runs/{ticker}")]
+            runs=[answers.Launched(run=ticker, tickers=[ticker], follow=f"/runs/{ticker}")],
+            lacking=[],
         )
 
     @app.get("/runs/{run}")
