@@ -58,15 +58,20 @@ def postgres_url() -> Iterator[str]:
         server.cleanup()
 
 
+def empty_database(server_url: str, name: str) -> str:
+    """The address of an empty database on a PostgreSQL server; one of this name is dropped."""
+    server = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    server.dispose()
+    return server.url.set(database=name).render_as_string(hide_password=False)
+
+
 @pytest.fixture
 def postgres_database(postgres_url: str) -> str:
     """The address of an empty database on the PostgreSQL server."""
-    server = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text("DROP DATABASE IF EXISTS under_test WITH (FORCE)"))
-        connection.execute(sa.text("CREATE DATABASE under_test"))
-    server.dispose()
-    return server.url.set(database="under_test").render_as_string(hide_password=False)
+    return empty_database(postgres_url, "under_test")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

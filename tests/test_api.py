@@ -23,7 +23,7 @@ from stock_assets.api.reader import Reader, Wanted
 from stock_assets.database import Champion, Database
 from stock_assets.settings import Settings
 from tests.browser import free_port
-from tests.conftest import make_prices
+from tests.conftest import empty_database, make_prices
 from tests.test_database import forecast, take, training
 
 MARKET = {  # sectors
@@ -178,13 +178,7 @@ def market(
     home = tmp_path_factory.mktemp("market")
     address = f"sqlite:///{home / 'predictions.db'}"
     if request.param == "postgresql":
-        server = sa.create_engine(
-            request.getfixturevalue("postgres_url"), isolation_level="AUTOCOMMIT"
-        )
-        with server.connect() as connection:
-            connection.execute(sa.text("CREATE DATABASE market"))
-        server.dispose()
-        address = server.url.set(database="market").render_as_string(hide_password=False)
+        address = empty_database(request.getfixturevalue("postgres_url"), "market")
     database = Database(address)
     fill(database)
     with Client(create_app(settings_of(home, address))) as client:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from stock_assets.database import Champion, Database
 from tests import grafana
-from tests.conftest import as_csv, make_prices
+from tests.conftest import as_csv, empty_database, make_prices
 from tests.promql import metrics, used
 from tests.test_database import forecast, register, take, training, validate
 
@@ -265,11 +265,7 @@ class Market:
 
 @pytest.fixture(scope="module")
 def market(postgres_url: str) -> Iterator[Market]:
-    server = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text("CREATE DATABASE dashboards"))
-    server.dispose()
-    address = server.url.set(database="dashboards").render_as_string(hide_password=False)
+    address = empty_database(postgres_url, "dashboards")
     database = Database(address)
     fill(database)
     with database.engine.connect() as connection:

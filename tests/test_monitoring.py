@@ -12,13 +12,12 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
-import sqlalchemy as sa
 import yaml
 
 from tests import grafana
 from tests.browser import free_port, running
 from tests.commands import LOCATION, Up, cut_power, new_home, typed, wait_until
-from tests.conftest import ROOT, as_csv, make_prices
+from tests.conftest import ROOT, as_csv, empty_database, make_prices
 
 TOOLS = ("prometheus", "prometheus-node-exporter", "prometheus-postgres-exporter")
 LACKING = [tool for tool in TOOLS if shutil.which(tool) is None]
@@ -101,11 +100,7 @@ class Monitored:
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Monitored]:
     folder = tmp_path_factory.mktemp("monitored")
-    server = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text("CREATE DATABASE monitored"))
-    server.dispose()
-    database = server.url.set(database="monitored").render_as_string(hide_password=False)
+    database = empty_database(postgres_url, "monitored")
     up = Up(new_home(folder / "home"))
     ports = {"8000": up.port, "9187": free_port(), "9100": free_port()}
     watcher = Prometheus(free_port())

@@ -15,6 +15,7 @@ from stock_assets import metrics
 from stock_assets.api.activity import read_activity
 from stock_assets.api.dagster import Dagster
 from stock_assets.api.figures import read_figures
+from stock_assets.api.memory import NEVER
 from stock_assets.api.reader import Reader
 from stock_assets.metrics import Fact, Facts, Group
 from stock_assets.settings import Settings
@@ -22,7 +23,6 @@ from stock_assets.settings import Settings
 FRESH_SECONDS = 20.0  # facts are not read again
 OLD_SECONDS = 60.0  # they are not told any more
 PATIENCE_SECONDS = 0.15  # of a scrape, with a source; it is told what was known before
-NEVER = float("-inf")
 
 _log = structlog.get_logger("stock_assets.api")
 
