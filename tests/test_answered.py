@@ -422,10 +422,10 @@ def test_probes_are_logged_if_they_fail(lines: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "paths"), [("debug", ["/healthz", "/metrics", "/"]), ("warning", [])]
+    ("level", "paths"), [("debug", ["/healthz", "/drops/x", "/"]), ("warning", [])]
 )
 def test_as_much_is_logged_as_is_wanted(tmp_path: Path, level: str, paths: list[str]) -> None:
-    log = log_of(tmp_path, *map(asked, ("/healthz", "/metrics", "/")), level=level)
+    log = log_of(tmp_path, *map(asked, ("/healthz", "/drops/x", "/")), level=level)
     assert [json.loads(line)["path"] for line in log.splitlines()] == paths
 
 
@@ -442,8 +442,13 @@ def test_what_nobody_has_foreseen_is_in_the_log(lines: list[dict[str, Any]]) -> 
 
 
 def test_what_is_foreseen_is_no_failure(lines: list[dict[str, Any]]) -> None:
-    failed = [line for line in lines if line["level"] != "info"]
+    failed = [line for line in lines if line["level"] == "error"]
     assert [line["path"] for line in failed] == ["/fails"]
+
+
+def test_a_source_that_does_not_answer_is_warned_of(lines: list[dict[str, Any]]) -> None:
+    warned = [line for line in lines if line["level"] == "warning"]
+    assert {(line["event"], line["source"]) for line in warned} == {("no metrics", "dagster")}
 
 
 def test_who_breaks_off_is_no_failure(lines: list[dict[str, Any]]) -> None:

@@ -276,7 +276,10 @@ def test_migration_to_one_champion_keeps_every_row(database_url: str, migrations
     assert after == again | {
         **{name: [] for name in ("market_models", "interval_widths", "champions", "daily_scores")},
         "writes": [{"id": 1, "count": 0}],
-        "drops": [row | {"scored": False, "tickers": None} for row in before["drops"]],
+        "drops": [
+            row | {"scored": False, "tickers": None, "rejections": {"n": 1}}
+            for row in before["drops"]
+        ],
         "tickers": [row | {"forecast_due": None, "training_due": None} for row in untrained],
         "model_versions": [
             {k: v for k, v in row.items() if k not in {"reason", "widths"}}
@@ -284,6 +287,25 @@ def test_migration_to_one_champion_keeps_every_row(database_url: str, migrations
             for row in before["model_versions"]
         ],
     }
+
+
+def test_rejected_rows_of_an_earlier_release_are_counted(
+    database: Database, migrations: Config
+) -> None:
+    content = as_csv(make_prices().assign(sector="")) + b"AAPL,1\nAAPL,1,2\n"
+    database.store_drop(register(database, content), validate(content))
+    take(database, make_prices("IBM"))
+    before = contents(database)["drops"]
+    with database.engine.begin() as connection:
+        migrations.attributes["connection"] = connection
+        command.downgrade(migrations, "0004")
+        command.upgrade(migrations, "head")
+    after = table(database, "drops")["rejections"].tolist()
+    assert after == [
+        {"sector is empty": 120, "has more or fewer fields than the header": 2},
+        None,
+    ]
+    assert [row[:5] for row in contents(database)["drops"]] == [row[:5] for row in before]
 
 
 def test_tickers_of_the_first_release_are_trained_anew(

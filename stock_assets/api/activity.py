@@ -67,9 +67,9 @@ def _of_assets(nodes: Iterable[Mapping[str, Any]]) -> Facts:
         asset = "/".join(node["assetKey"]["path"])
         for made in node["assetMaterializations"]:
             at[(asset,)] = float(made["timestamp"]) / 1000
-            step = made["stepStats"]
-            if step["startTime"] and step["endTime"]:
-                seconds[(asset,)] = step["endTime"] - step["startTime"]
+            for step in made["runOrError"].get("stepStats", ()):  # none, if somebody reported it
+                if step["stepKey"] == asset and step["startTime"] and step["endTime"]:
+                    seconds[(asset,)] = step["endTime"] - step["startTime"]
         for check in node["assetChecksOrError"]["checks"]:
             severity = "error" if check["blocking"] else "warning"
             made = check["executionForLatestMaterialization"] or {}
@@ -121,7 +121,8 @@ _QUERY = f"""query ($location: RepositorySelector!, {
     ", ".join(f"${name}: RunsFilter!" for name in _COUNTS)
 }) {{
     assetNodes {{ assetKey {{ path }}
-        assetMaterializations(limit: 1) {{ timestamp stepStats {{ startTime endTime }} }}
+        assetMaterializations(limit: 1) {{ timestamp
+            runOrError {{ ... on Run {{ stepStats {{ stepKey startTime endTime }} }} }} }}
         assetChecksOrError {{ ... on AssetChecks {{ checks {{ name blocking
             executionForLatestMaterialization {{ status }} }} }} }} }}
     instance {{ daemonHealth {{ allDaemonStatuses {{

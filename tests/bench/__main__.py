@@ -271,6 +271,7 @@ def scale_out(plan: Plan, work: Path) -> Iterator[str]:
                     for number in range(workers)
                 ]
                 found[workers] = [one.result() for one in begun]
+            scrapes = [*service.scraped(**environment)]
             server.cleanup()
     ((alone,), both) = found[1], found[2]
     work_alone, work_both = alone.busy, max(one.busy for one in both)
@@ -283,6 +284,7 @@ def scale_out(plan: Plan, work: Path) -> Iterator[str]:
         ],
     )
     yield pods(size, market, alone)
+    yield table(f"{size:,} tickers on Postgres | ", scrapes)
 
 
 def under_load(plan: Plan, work: Path) -> str:

@@ -22,6 +22,7 @@ from tests.conftest import as_csv, make_prices
 STOCK_ASSETS = Path(sys.executable).with_name("stock-assets")
 RATE, BATCH = 300, 100  # requests a second; tickers in one
 ROUNDS = 9  # of throughput, each beside the other
+SCRAPES = 50
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,22 @@ def measure(work: Path, seconds: float, **environment: str) -> Served:
             bare=[bare for _, bare in rounds],
             upload=uploaded(work, port, memory),
         )
+
+
+def scraped(**environment: str) -> Iterator[list[str]]:
+    """What Prometheus waits for, and what the service reads for it: rows of a table."""
+    port, seconds = free_port(), []
+    with running(STOCK_ASSETS, "serve", "--port", port, **environment):
+        patiently(lambda: answer(port, "/healthz"))
+        for _ in range(SCRAPES):
+            begun = time.perf_counter()
+            told = answer(port, "/metrics").decode()
+            seconds.append(time.perf_counter() - begun)
+            time.sleep(0.1)  # facts are read meanwhile
+    name = 'stock_assets_source_read_duration_seconds{source="database"} '
+    (reading,) = (line.removeprefix(name) for line in told.splitlines() if line.startswith(name))
+    yield [f"/metrics, the slowest of {SCRAPES} scrapes, ms", f"{1000 * max(seconds):.0f}"]
+    yield ["the database's facts, read every 20 s, ms", f"{1000 * float(reading):.0f}"]
 
 
 def batches(names: list[str]) -> list[bytes]:
