@@ -200,7 +200,9 @@ def chromium(path: str) -> Iterator[Browser]:
         told = Path(profile) / "DevToolsActivePort"  # the port, and a path
         with (
             running(path, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}"),
-            connect(patiently(lambda: _address(told)), max_size=None) as connection,
+            connect(
+                patiently(lambda: _address(told)), max_size=None, ping_interval=None
+            ) as connection,
         ):
             yield Browser(connection)
 

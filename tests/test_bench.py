@@ -26,6 +26,7 @@ def readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return path.read_text()
 
 
+@pytest.mark.timeout(900)  # a busy machine takes its time
 def test_benchmark_writes_its_tables_between_the_marks(readme: str) -> None:
     assert readme.startswith(f"before\n\n{bench.BEGIN}\n")
     assert readme.endswith(f"{bench.END}\n\nafter\n")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,26 +148,24 @@ def at_work(monitored: Monitored) -> Monitored:
     prices = pd.concat([make_prices(ticker, 130) for ticker in TICKERS])
     is_late = prices["date"] > "2019-06-14"
     wrong = b"AAPL,Technology,2010-01-04,9.0,10.0,11.0,12.0,5\nAAPL,Technology,4 Jan,9,9,9,9,5\n"
+    (drops / "no prices.csv").write_bytes(b"a,b\n1,2\n")
     assert monitored.upload(prices[~is_late], wrong)["rejected"] == 2
     monitored.upload(prices[is_late])
-    (drops / "no prices.csv").write_bytes(b"a,b\n1,2\n")
     wait_until("failed run", lambda: failed(up), seconds=SECONDS)
-
-    for call in ("train/AAPL", "predict/AAPL", "predict/NONE", "tickers"):
-        httpx.get(f"{up.url}/{call}", timeout=60)
-    httpx.post(f"{up.url}/batch-predict", json={"tickers": [*TICKERS]})
-
-    aside = drops.rename(monitored.folder / "aside")  # somebody puts a file in its place
-    drops.touch()
-    ticked = 'stock_assets_last_tick_timestamp_seconds{status="failure"}'
-    wait_until("failed tick", lambda: monitored.prometheus.has_told(ticked), seconds=SECONDS)
-    drops.unlink()
-    aside.rename(drops)
 
     for asset in ("market_model", *("forecast_scores",) * 7):
         monitored.launch(asset)
+    aside = drops.rename(monitored.folder / "aside")  # somebody puts a file in its place
+    drops.touch()
+    for call in ("train/AAPL", "predict/AAPL", "predict/NONE", "tickers"):
+        httpx.get(f"{up.url}/{call}", timeout=60)
+    httpx.post(f"{up.url}/batch-predict", json={"tickers": [*TICKERS]})
+    ticked = 'stock_assets_last_tick_timestamp_seconds{status="failure"}'
     waits = "stock_assets_oldest_queued_run_timestamp_seconds"
-    wait_until("queue", lambda: monitored.prometheus.has_told(waits), seconds=SECONDS)
+    for what, expression in {"failed tick": ticked, "queue": waits}.items():
+        wait_until(what, partial(monitored.prometheus.has_told, expression), seconds=SECONDS)
+    drops.unlink()
+    aside.rename(drops)
     monitored.cancel_what_is_queued()
     return monitored
 
