@@ -36,6 +36,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+db = typer.Typer(help="The prediction database.", no_args_is_help=True)
+app.add_typer(db, name="db")
 EXIT_REJECTED, EXIT_REFUSED, EXIT_FAILED = 1, 2, 3
 Tickers = Annotated[list[str] | None, typer.Argument(help="Tickers; all if none is named.")]
 
@@ -146,6 +148,17 @@ def key(
     secret, made = new_key(name, scope or [Scope.READ])
     err.print("The key, which is shown this once, and its entry of STOCK_ASSETS_API_KEYS:")
     typer.echo(f"{secret}\n{made}")
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the tables to the newest revision, as whatever needs them would do by itself."""
+    from stock_assets.engine import Connected  # noqa: PLC0415  it loads SQLAlchemy
+    from stock_assets.tables import SCHEMA_REVISION  # noqa: PLC0415
+
+    engine = Connected(current_settings().prediction_database_url).engine
+    told = f"The tables of {engine.url.render_as_string()} are of revision {SCHEMA_REVISION}."
+    out.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

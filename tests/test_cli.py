@@ -16,8 +16,10 @@ import pytest
 
 from stock_assets.cli import main
 from stock_assets.database import Database
+from stock_assets.engine import address, is_newest, new_engine
 from stock_assets.keys import Scope, key_of, parse_keys
 from stock_assets.settings import current_settings
+from stock_assets.tables import SCHEMA_REVISION
 from tests.browser import free_port
 from tests.conftest import ROOT, as_csv, make_prices
 from tests.test_database import contents, take
@@ -386,6 +388,25 @@ def test_unknown_champion_is_told_with_the_known_ones() -> None:
 def test_first_champion_cannot_be_rolled_back() -> None:
     done = stock_assets("champion", "--rollback")
     assert (done.code, done.err) == (3, "error: No champion before naive to go back to")
+
+
+# The database
+
+
+@pytest.mark.usefixtures("home")
+def test_tables_are_brought_to_the_newest_revision(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", database_url)
+    current_settings.cache_clear()
+    engine = new_engine(address(database_url))
+    assert not is_newest(engine)
+    for _ in range(2):
+        done = stock_assets("db", "upgrade")
+        assert (done.code, done.err) == (0, "")
+        assert done.out.endswith(f"are of revision {SCHEMA_REVISION}.")
+        assert is_newest(engine)
+    engine.dispose()
 
 
 # The home
