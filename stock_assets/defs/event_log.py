@@ -3,7 +3,7 @@
 Same rows, same order, same readers as of Dagster's own log. A batch is written whole or not at all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock, local
 from typing import Any
@@ -14,7 +14,9 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage
+from dagster_postgres.utils import pg_url_from_config
 
 _INSERT = SqlEventLogStorageTable.insert()
 _MATERIALIZED = dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -95,3 +97,10 @@ class PostgresEvents(_Batches, PostgresEventLogStorage):
             max_overflow=-1,
             pool_pre_ping=True,
         )
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "PostgresEvents":
+        """This log, where Dagster would make its own."""
+        return cls(pg_url_from_config(config_value), inst_data=inst_data)
