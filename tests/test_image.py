@@ -1,0 +1,128 @@
+"""The image: what its file says, without an engine that could build it."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from json import loads
+from threading import Thread
+
+import pytest
+from packaging.requirements import Requirement
+
+from stock_assets import __version__
+from tests.browser import free_port
+from tests.charts import values
+from tests.conftest import ROOT
+
+TEXT = re.sub(r"\\\n\s*", " ", (ROOT / "Dockerfile").read_text())
+LINES = [line.partition(" ") for line in TEXT.splitlines() if line and line[0] != "#"]
+STEPS = [(word, rest) for word, _, rest in LINES]
+LAST = STEPS[max(at for at, (word, _) in enumerate(STEPS) if word == "FROM") :]
+
+
+def steps(word: str) -> list[str]:
+    return [rest for found, rest in STEPS if found == word]
+
+
+def test_what_is_copied_is_there_and_not_left_out() -> None:
+    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"]
+    for copy in steps("COPY"):
+        *sources, _ = copy.split()
+        if not sources[0].startswith("--from="):
+            assert all((ROOT / source).exists() for source in sources)
+            assert {source.removeprefix("./") for source in sources} <= {*let_in}
+
+
+def test_it_runs_as_the_user_that_the_values_name() -> None:
+    (user,) = [rest for word, rest in LAST if word == "USER"]
+    pod = values("helm-values/dagster.yaml")["stockAssets"]["process"]["podSecurityContext"]
+    assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
+    assert f"useradd --uid {pod['runAsUser']} " in dict(LAST)["RUN"]
+
+
+def test_the_last_stage_installs_nothing() -> None:
+    assert not [rest for word, rest in LAST if word == "RUN" and re.search(r"apt|pip|gcc", rest)]
+    assert not re.search(r"gcc|build-essential|-dev\b", TEXT)
+
+
+def test_packages_of_debian_leave_nothing_behind() -> None:
+    for run in steps("RUN"):
+        if "apt-get" in run:
+            assert re.search(
+                r"apt-get update && .*--no-install-recommends", re.sub(r"\s+", " ", run)
+            )
+            assert "rm -rf /var/lib/apt/lists/*" in run
+    assert not steps("ADD")
+
+
+def test_any_debian_may_be_its_base() -> None:
+    first, *_ = steps("ARG")
+    assert re.fullmatch(r"BASE=python:3\.\d+-slim-\w+", first)
+    assert [base.split()[0] for base in steps("FROM")] == ["${BASE}", "base", "base"]
+
+
+def test_no_secret_gets_into_it() -> None:
+    named = " ".join(steps("ARG") + steps("ENV"))
+    assert not re.search(r"PASSWORD|SECRET|TOKEN|_KEY", named)
+
+
+def test_it_is_labelled_with_its_version() -> None:
+    assert steps("ARG")[-1] == f"VERSION={__version__}"
+    labels = dict(label.split("=", 1) for label in shlex.split(steps("LABEL")[0]))
+    assert labels["org.opencontainers.image.version"] == "${VERSION}"
+    assert labels["org.opencontainers.image.licenses"] == "MIT"
+    assert f"stock-assets:{__version__}" in (ROOT / "Dockerfile").read_text()
+    process = values("helm-values/dagster.yaml")["stockAssets"]["process"]
+    assert process["image"]["tag"] == __version__
+
+
+def locked(name: str) -> dict[str, str]:
+    """What a lock says of each package: its version, for whom, and its hashes."""
+    entries = re.findall(r"^([\w.-]+)(==.*(?:\n    .*)*)", (ROOT / name).read_text(), re.MULTILINE)
+    return dict(entries)
+
+
+def test_what_it_installs_is_locked_as_it_is_tested() -> None:
+    image, all_of_it = locked("requirements.image.lock"), locked("requirements.lock")
+    assert image.keys() < all_of_it.keys()
+    for name, told in image.items():
+        version = re.match(r"==[\w.!+-]+", told)
+        assert version
+        assert version[0] == re.match(r"==[\w.!+-]+", all_of_it[name])[0]  # type: ignore[index]
+        hashes = {*re.findall(r"sha256:\w+", told)}
+        assert hashes <= {*re.findall(r"sha256:\w+", all_of_it[name])}, name
+
+
+def test_it_installs_what_runs_need_and_no_more() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {Requirement(line).name for line in project["dependencies"]}
+    tools = {Requirement(line).name for line in project["optional-dependencies"]["dev"]}
+    image = locked("requirements.image.lock").keys()
+    assert needed <= image
+    assert not {"pytest", "mypy", "ruff", "uv", "hypothesis"} & image
+    assert {"pytest", "mypy", "ruff", "uv", "hypothesis"} <= tools
+
+
+class _Health(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/healthz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_health_is_that_of_the_service(*, is_up: bool) -> None:
+    (check,) = steps("HEALTHCHECK")
+    _, *words = loads(check[check.index("[") :])
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_port if is_up else free_port()
+        there = [word.replace("8000", str(port)) for word in words]
+        done = subprocess.run([sys.executable, *there], capture_output=True, check=False)
+        server.shutdown()
+    assert (done.returncode == 0) == is_up
