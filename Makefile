@@ -1,10 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
+IMAGE = stock-assets:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' stock_assets/__init__.py)
+DAGSTER = $(shell sed -n 's/^dagster==\([0-9.]*\).*/\1/p' requirements.lock)
+KIND := --context kind-stock-assets --namespace stock-assets
+KEY := dagster_home/kind.key
 
-.PHONY: help install demo up test bench dashboards lint type format lock clean
+.PHONY: help install demo up test bench dashboards lint type format lock clean image kind-up kind-demo kind-down
 
 help:            ## These lines
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
 
 demo: install    ## Forecast real prices of five tickers, through Dagster
 	@$(BIN)/stock-assets demo
@@ -36,6 +40,35 @@ lock: install    ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
 		--generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraint requirements.lock \
+		--generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements.image.lock pyproject.toml
+
+image:           ## The image for Kubernetes; needs Docker
+	docker build --tag $(IMAGE) .
+
+kind-up: install image ## The platform in a cluster on this machine; needs Docker, kind, kubectl and helm
+	kind get clusters | grep -qx stock-assets || kind create cluster --name stock-assets
+	kind load docker-image --name stock-assets $(IMAGE)
+	kubectl $(KIND) get namespace stock-assets || kubectl $(KIND) create namespace stock-assets
+	@kubectl $(KIND) get secret stock-assets-database || { password=$$(openssl rand -hex 24) && \
+		kubectl $(KIND) create secret generic stock-assets-database \
+			--from-literal=postgresql-password=$$password --from-literal=PGPASSWORD=$$password; }
+	@kubectl $(KIND) get secret stock-assets-api || { \
+		(umask 077; $(BIN)/stock-assets key ops --scope read --scope upload --scope train > $(KEY)) && \
+		kubectl $(KIND) create secret generic stock-assets-api \
+			--from-literal=STOCK_ASSETS_API_KEYS="$$(tail -n 1 $(KEY))"; }
+	helm upgrade --install stock-assets dagster --repo https://dagster-io.github.io/helm --version $(DAGSTER) \
+		--kube-context kind-stock-assets --namespace stock-assets \
+		--values helm-values/dagster.yaml --values helm-values/local.yaml --wait --wait-for-jobs --timeout 15m
+
+kind-demo: kind-up ## Forecast real prices of five tickers in it
+	@kubectl $(KIND) port-forward service/stock-assets-api 8080:80 >/dev/null & trap "kill $$!" EXIT; \
+		curl --silent --retry 20 --retry-connrefused --output /dev/null http://127.0.0.1:8080/healthz && \
+		STOCK_ASSETS_KEY=$$(head -n 1 $(KEY)) $(BIN)/python helm-values/demo.py http://127.0.0.1:8080
+
+kind-down:       ## Remove that cluster
+	kind delete cluster --name stock-assets
 
 clean:           ## Remove the environment
 	rm -rf .venv
