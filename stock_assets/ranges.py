@@ -1,8 +1,11 @@
 """What a run works on: a contiguous range of tickers, and the assets that are made of it."""
 
+import json
 from collections.abc import Collection, Sequence
 
 GAP = 200  # tickers that a range may hold besides, to save the start of another run
+
+_HEAVY = {"interval_widths", "market_model", "ticker_models"}  # they hold the market, or train
 
 
 def ranges(
@@ -55,3 +58,11 @@ def of_tickers(*, train: bool) -> list[str]:
 def of_market(*, train: bool) -> list[str]:
     """The assets that all tickers tell together, with or without the pooled models."""
     return ["interval_widths", *(["market_model"] if train else []), "forecast_scores"]
+
+
+def memory_tags(assets: Collection[str], memory: str) -> dict[str, str]:
+    """The tags that have Kubernetes give this memory to a run of these assets, if it is heavy."""
+    if not memory or _HEAVY.isdisjoint(assets):
+        return {}
+    resources = {"requests": {"memory": memory}, "limits": {"memory": memory}}
+    return {"dagster-k8s/config": json.dumps({"container_config": {"resources": resources}})}

@@ -34,6 +34,8 @@ class Settings(BaseSettings):
             such as postgresql://user:password@host/name; SQLite files in home if not set.
         max_drop_bytes: Largest CSV that is taken, in bytes of text.
         max_tickers_per_run: Largest range of tickers that one run works on.
+        heavy_memory: What Kubernetes gives a run that trains or reads all prices, such as 4Gi;
+            what it gives every run if not set.
         models: Names of the models that compete with the naive one, with commas between them.
         dagster_url: Address of the Dagster webserver, which the service asks for runs.
         api_keys: Who may use the service, as `keys.parse_keys` reads it; anybody if not set.
@@ -54,6 +56,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     max_drop_bytes: PositiveInt = 1 << 30
     max_tickers_per_run: PositiveInt = 1_000
+    heavy_memory: str = ""
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = (
         "linear_regression",
         "ridge",

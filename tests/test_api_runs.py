@@ -29,7 +29,7 @@ from stock_assets.database import Database
 from stock_assets.errors import RunFailedError
 from stock_assets.keys import Scope, new_key
 from stock_assets.local_runs import LocalRuns
-from stock_assets.ranges import of_tickers
+from stock_assets.ranges import memory_tags, of_tickers
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 from tests.bench.ui import web_server
@@ -444,10 +444,11 @@ def ends(tags: dict[str, str]) -> tuple[str, str]:
 def test_training_of_one_is_a_run_of_it(
     platform: Platform, many: str, method: str, path: str
 ) -> None:
-    with platform.service(database_url=many) as client:
+    with platform.service(database_url=many, heavy_memory="4Gi") as client:
         told = body(client.request(method, path), 202)
         ((run_id, (names, tags)),) = launched(platform, told).items()
         assert (names, ends(tags)) == (["T007"], ("T007", "T007"))
+        assert memory_tags(of_tickers(train=True), "4Gi").items() <= tags.items()
         assert body(client.get(f"/runs/{run_id}")) == {
             "run": run_id,
             "job": "refresh_tickers",

@@ -2,10 +2,11 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stock_assets.ranges import ranges
+from stock_assets.ranges import memory_tags, of_market, of_tickers, ranges
 
 
 @st.composite
@@ -41,3 +42,17 @@ def test_ranges_cover_what_is_wanted_and_little_else(
         together = order[order.index(left[0]) : order.index(right[-1]) + 1]
         between = together[len(left) : -len(right)]
         assert apart.intersection(between) or len(between) > gap or len(together) > most
+
+
+@pytest.mark.parametrize(
+    ("assets", "is_heavy"),
+    [
+        (of_tickers(train=False), False),
+        (of_tickers(train=True), True),
+        (of_market(train=False), True),
+        (of_market(train=True), True),
+    ],
+)
+def test_what_trains_or_reads_all_prices_is_heavy(assets: list[str], *, is_heavy: bool) -> None:
+    assert list(memory_tags(assets, "4Gi")) == ["dagster-k8s/config"] * is_heavy
+    assert not memory_tags(assets, "")

@@ -47,6 +47,7 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
         ),
         ("STOCK_ASSETS_MAX_DROP_BYTES", "1000", "max_drop_bytes", 1000),
         ("STOCK_ASSETS_MAX_TICKERS_PER_RUN", "7", "max_tickers_per_run", 7),
+        ("STOCK_ASSETS_HEAVY_MEMORY", "4Gi", "heavy_memory", "4Gi"),
         ("STOCK_ASSETS_MODELS", "ridge,random_forest", "models", ("ridge", "random_forest")),
         ("STOCK_ASSETS_DAGSTER_URL", "http://dagster", "dagster_url", "http://dagster"),
         ("STOCK_ASSETS_API_KEYS", "a:read:f", "api_keys", SecretStr("a:read:f")),

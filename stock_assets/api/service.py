@@ -22,7 +22,7 @@ from stock_assets.api.reader import Reader, Wanted, utc
 from stock_assets.errors import SetupError
 from stock_assets.metrics import TRAININGS, UPLOADED_BYTES, Group
 from stock_assets.names import drop_key
-from stock_assets.ranges import of_tickers, range_tags, ranges
+from stock_assets.ranges import memory_tags, of_tickers, range_tags, ranges
 from stock_assets.settings import Settings
 
 GATHER_SECONDS = 0.1  # trainings that are asked for within it of each other share their runs
@@ -222,9 +222,10 @@ class Service:
                 "the first drop, as GET /drops/{drop} tells; then ask again.",
             )
         order = await self._dagster.ticker_order()
-        launched = {}
+        launched, assets = {}, of_tickers(train=True)
+        memory = memory_tags(assets, self._settings.heavy_memory)
         for chunk in ranges(order, wanted, most=self._settings.max_tickers_per_run):
-            run = await self._dagster.launch(of_tickers(train=True), range_tags(chunk))
+            run = await self._dagster.launch(assets, range_tags(chunk) | memory)
             launched[run] = chunk
         return launched
 

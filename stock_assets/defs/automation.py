@@ -1,7 +1,7 @@
 """What happens by itself: sensors on drops and on changed prices, schedules, freshness."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -11,8 +11,8 @@ from stock_assets.database import Database, TickerState
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.drops import complete, look, register
 from stock_assets.price_records import GROWTH
-from stock_assets.ranges import of_market, of_tickers, range_tags, ranges
-from stock_assets.settings import Settings
+from stock_assets.ranges import memory_tags, of_market, of_tickers, range_tags, ranges
+from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 
 EXCHANGE_TIME = "America/New_York"
@@ -185,11 +185,7 @@ def run_requests(
     for chunk in chunks:
         of_range = of_tickers(train=train or not untrained.isdisjoint(chunk))
         selection = [*(market if len(chunks) == 1 else []), *of_range]
-        requests.append(
-            dg.RunRequest(
-                asset_selection=[dg.AssetKey(name) for name in selection], tags=range_tags(chunk)
-            )
-        )
+        requests.append(_request(selection, range_tags(chunk)))
     if len(chunks) > 1:
         run_key = market_key or f"market-{uuid4().hex[:12]}"
         requests.insert(0, _market_run(run_key, train=train_market))
@@ -197,10 +193,16 @@ def run_requests(
 
 
 def _market_run(run_key: str, *, train: bool) -> dg.RunRequest:
+    return _request([*of_market(train=train), "champion"], _OF_MARKET, run_key)
+
+
+def _request(
+    assets: Sequence[str], tags: Mapping[str, str], run_key: str | None = None
+) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=run_key,
-        asset_selection=[dg.AssetKey(name) for name in (*of_market(train=train), "champion")],
-        tags=_OF_MARKET,
+        asset_selection=[dg.AssetKey(name) for name in assets],
+        tags={**tags, **memory_tags(assets, current_settings().heavy_memory)},
     )
 
 
