@@ -322,6 +322,13 @@ def test_a_database_of_ones_own_is_asked(dagster_chart: Path) -> None:
     )
 
 
+def test_files_lie_where_one_value_says(dagster_chart: Path) -> None:
+    given = values(*FILES["many nodes"])
+    given["stockAssets"]["files"] = "s3://bucket/prefix"
+    objects = Objects(rendered(dagster_chart, given, release=RELEASE))
+    assert told_to_all(objects)["STOCK_ASSETS_FILES"] == "s3://bucket/prefix"
+
+
 def test_commands_are_ours(platform: Objects) -> None:
     commands = [c["args"] for _, _, c in ours(platform) if c.get("args", [""])[0] == "stock-assets"]
     assert len(commands) == 2
