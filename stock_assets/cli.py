@@ -24,6 +24,7 @@ from stock_assets.console import (
     short,
 )
 from stock_assets.errors import StockAssetsError
+from stock_assets.files import files_at
 from stock_assets.keys import Scope, new_key
 from stock_assets.settings import current_settings
 
@@ -60,9 +61,10 @@ def demo() -> None:
     from stock_assets.demo import SECTORS, write_demo_csv  # noqa: PLC0415
 
     installation = _installation()
-    file = write_demo_csv(installation.settings.drop_folder)
-    out.print(f"Dropped {file.name} into {short(file.parent)}")
-    ingested = installation.ingest([file])
+    folder = installation.settings.drop_folder
+    name = write_demo_csv(files_at(folder))
+    out.print(f"Dropped {name} into {short(folder)}")
+    ingested = installation.ingest([(files_at(folder), name)])
     print_ingested(ingested)
     installation.refresh(installation.stale_tickers())
     out.print(forecasts_table(installation.database.champion_forecasts(SECTORS)))
@@ -119,7 +121,7 @@ def up(
 def _recover() -> None:
     installation = _installation()
     installation.recover()
-    installation.settings.drop_folder.mkdir(parents=True, exist_ok=True)
+    files_at(installation.settings.drop_folder).make()
 
 
 @app.command()
@@ -178,7 +180,7 @@ def ingest(
     3 if forecasting failed.
     """
     installation = _installation()
-    ingested = installation.ingest(files)
+    ingested = installation.ingest([(files_at(file.parent), file.name) for file in files])
     print_ingested(ingested)
     installation.refresh(installation.stale_tickers())
     if any(item.refusal for item in ingested):

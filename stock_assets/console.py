@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stock_assets.files import Place
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -190,6 +192,7 @@ def _ratio(mae_ratio: float | None) -> str:
     return "no backtest" if mae_ratio is None or math.isnan(mae_ratio) else f"{mae_ratio:.3f}"
 
 
-def short(path: Path) -> str:
-    """The path as one would type it from here."""
-    return os.path.relpath(path) if path.absolute().is_relative_to(Path.cwd()) else str(path)
+def short(place: Place) -> str:
+    """A path as one would type it from here; the address of a bucket as it is."""
+    is_below = isinstance(place, Path) and place.absolute().is_relative_to(Path.cwd())
+    return os.path.relpath(place) if is_below else str(place)

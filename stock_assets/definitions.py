@@ -4,6 +4,7 @@ import dagster as dg
 
 from stock_assets.database import Database
 from stock_assets.defs import assets, automation
+from stock_assets.files import files_at
 from stock_assets.settings import current_settings
 from stock_assets.storage import Store
 
@@ -32,7 +33,7 @@ def defs() -> dg.Definitions:
         resources={
             "settings": current_settings(),
             "database": Database(current_settings().prediction_database_url),
-            "store": Store(current_settings().store),
+            "store": Store(files_at(current_settings().store)),
         },
         executor=dg.in_process_executor,
     )

@@ -1,11 +1,11 @@
 """Real daily prices to try the platform with, from the package bokeh_sampledata."""
 
 from importlib import import_module
-from pathlib import Path
 
 import pandas as pd
 
 from stock_assets.errors import SetupError
+from stock_assets.files import Files
 
 SECTORS = {
     "AAPL": "Technology",
@@ -17,8 +17,11 @@ SECTORS = {
 DAYS = 250
 
 
-def write_demo_csv(folder: Path) -> Path:
+def write_demo_csv(drops: Files) -> str:
     """Write the last 250 days of five tickers as one CSV in our format; the same bytes each time.
+
+    Returns:
+        Its name there.
 
     Raises:
         SetupError: The package with the prices is not installed.
@@ -35,8 +38,6 @@ def write_demo_csv(folder: Path) -> Path:
         for ticker, sector in SECTORS.items()
     ]
     columns = ["ticker", "sector", "date", "close", "open", "low", "high", "volume"]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "demo-prices.csv"
-    unfinished = path.with_suffix(".tmp")
-    pd.concat(frames)[columns].to_csv(unfinished, index=False, lineterminator="\n")
-    return unfinished.replace(path)
+    csv = pd.concat(frames)[columns].to_csv(index=False, lineterminator="\n")
+    drops.write_each([("demo-prices.csv", csv.encode())])
+    return "demo-prices.csv"

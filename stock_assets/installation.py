@@ -31,6 +31,7 @@ from stock_assets.errors import (
     SetupError,
     UnknownTickerError,
 )
+from stock_assets.files import Files, files_at
 from stock_assets.names import no_prices
 from stock_assets.settings import current_settings
 from stock_assets.storage import Store
@@ -68,7 +69,7 @@ class Installation:
         """Make the home ready for Dagster; progress is shown on the console."""
         self.settings = current_settings()
         self.database = Database(self.settings.prediction_database_url)
-        self.store = Store(self.settings.store)
+        self.store = Store(files_at(self.settings.store))
         self._console = console
         home = self.settings.home
         os.environ["DAGSTER_HOME"] = os.environ["STOCK_ASSETS_HOME"] = str(home)
@@ -95,11 +96,11 @@ class Installation:
             with DagsterInstance.get() as instance:
                 fail_lost_runs(instance)
 
-    def ingest(self, files: Sequence[Path]) -> list[Ingested]:
-        """Take files one after the other; one that is refused does not stop the next."""
+    def ingest(self, files: Sequence[tuple[Files, str]]) -> list[Ingested]:
+        """Take files, by place and name; one that is refused does not stop the next."""
         with self._progress() as progress:
             shown = progress.track(files, description="Validating files")
-            return [self._ingest(file) for file in shown]
+            return [self._ingest(place, name) for place, name in shown]
 
     def refresh(self, tickers: Collection[str], *, train: bool = False) -> None:
         """Forecast tickers, in ranges, with training where it is asked for or needed.
@@ -249,8 +250,8 @@ class Installation:
 
         return LocalRuns(self.settings, self.database)
 
-    def _ingest(self, file: Path) -> Ingested:
-        drop = register(file, self.store, self.database)
+    def _ingest(self, place: Files, name: str) -> Ingested:
+        drop = register(place, name, self.store, self.database)
         metadata, refusal = {}, ""
         is_new = drop.status != "accepted"
         if is_new:

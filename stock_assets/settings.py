@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stock_assets.errors import SetupError
+from stock_assets.files import SCHEMES, Place
 
 
 def _names(text: object) -> object:
@@ -23,13 +24,28 @@ def _names(text: object) -> object:
     return tuple(text.replace(",", " ").split()) if isinstance(text, str) else text
 
 
+def _place(text: object) -> object:
+    """The folder, or the address of a bucket."""
+    if not isinstance(text, str):
+        return text
+    scheme, is_address, bucket = text.partition("://")
+    if not is_address:
+        return Path(text).absolute()
+    if scheme not in SCHEMES or not bucket or bucket.startswith("/"):
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"Expected a folder, or a bucket's address: one of {known} and its name")
+    return text.rstrip("/")
+
+
 class Settings(BaseSettings):
     """Settings and their defaults; each is read from ``STOCK_ASSETS_<NAME>``.
 
     Attributes:
-        home: Holds dagster.yaml, the drop folder, the store and the embedded database. Falls back
-            to ``DAGSTER_HOME``, then to ./dagster_home.
-        drops: The folder that CSVs are dropped into; home/drops if not set.
+        home: Holds dagster.yaml and the embedded database. Falls back to ``DAGSTER_HOME``, then to
+            ./dagster_home.
+        files: A folder or the address of a bucket, such as s3://bucket/prefix, in which the drop
+            folder and the store lie; the home if not set.
+        drops: The drop folder, or the address of another bucket; files/drops if not set.
         database_url: SQLAlchemy address of the prediction database and of Dagster's own storage,
             such as postgresql://user:password@host/name; SQLite files in home if not set.
         max_drop_bytes: Largest CSV that is taken, in bytes of text.
@@ -52,7 +68,8 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("STOCK_ASSETS_HOME", "DAGSTER_HOME"),
         validate_default=True,
     )
-    drops: Annotated[Path, AfterValidator(Path.absolute)] | None = None
+    files: Annotated[Place, BeforeValidator(_place)] | None = None
+    drops: Annotated[Place, BeforeValidator(_place)] | None = None
     database_url: str = ""
     max_drop_bytes: PositiveInt = 1 << 30
     max_tickers_per_run: PositiveInt = 1_000
@@ -69,14 +86,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
-    def drop_folder(self) -> Path:
+    def drop_folder(self) -> Place:
         """Where CSVs are dropped; files there are read, never changed."""
-        return self.drops or self.home / "drops"
+        return self.drops or self._below("drops")
 
     @property
-    def store(self) -> Path:
+    def store(self) -> Place:
         """Where the platform keeps its own files: drops, features, models."""
-        return self.home / "store"
+        return self._below("store")
+
+    def _below(self, name: str) -> Place:
+        place = self.files or self.home
+        return f"{place}/{name}" if isinstance(place, str) else place / name
 
     @property
     def prediction_database_url(self) -> str:

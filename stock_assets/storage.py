@@ -1,20 +1,16 @@
-"""The platform's own files: drops as they came, feature tables, model artifacts.
-
-A file appears under its name only when it is complete, so a reader never sees half of one.
-"""
+"""The platform's own files: drops as they came, feature tables, model artifacts."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
-from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stock_assets.errors import SetupError
+from stock_assets.files import Files, spooled
 from stock_assets.names import drop_key
 
 _BLOCK = 1 << 20
@@ -37,57 +33,60 @@ class KeptFile:
 
 @dataclass(frozen=True)
 class Store:
-    """Files below one folder."""
+    """Drops, features and models, in a folder or in a bucket."""
 
-    root: Path
+    files: Files
 
-    def keep_drop(self, source: Path) -> KeptFile:
+    def keep_drop(self, source: Files, name: str) -> KeptFile:
         """Copy a dropped file byte for byte; the same bytes under the same name are kept once."""
         digest, size = hashlib.sha256(), 0
-        with source.open("rb") as file, _temporary(self.root / "drops") as copy:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                size += copy.write(block)
-            copy.close()
+        with source.open(name) as file, spooled(self.files, "drops") as path:
+            with path.open("xb") as copy:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                    size += copy.write(block)
             sha256 = digest.hexdigest()
-            key = drop_key(source.name, sha256)
-            Path(copy.name).replace(self.drop_path(key))
+            key = drop_key(name, sha256)
+            self.files.publish(path, _of_drop(key))
         return KeptFile(key, sha256, size)
 
-    def drop_path(self, key: str) -> Path:
+    def rename_drop(self, key: str, new: str) -> None:
+        """Keep a drop's file under another key."""
+        if new != key:
+            self.files.rename(_of_drop(key), _of_drop(new))
+
+    def drop_url(self, key: str) -> str:
         """Where a drop's file lies."""
-        return self.root / "drops" / key
+        return self.files.url(_of_drop(key))
 
     def read_drop(self, key: str, at_most: int) -> bytes:
-        """A drop's bytes, no more of them than asked for."""
-        with self.drop_path(key).open("rb") as file:
+        """A drop's bytes, no more of them than asked for.
+
+        Raises:
+            SetupError: The file is gone.
+        """
+        with self._known(_of_drop(key)), self.files.open(_of_drop(key)) as file:
             return file.read(at_most)
 
     def drop_digest(self, key: str) -> str:
-        """The SHA-256 of a drop's bytes, hexadecimal."""
-        with self.drop_path(key).open("rb") as file:
+        """The SHA-256 of a drop's bytes, hexadecimal.
+
+        Raises:
+            SetupError: The file is gone.
+        """
+        with self._known(_of_drop(key)), self.files.open(_of_drop(key)) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def write_features(self, features: pd.DataFrame) -> None:
         """Replace the feature tables of tickers, one below the other and each ascending by date."""
         table = pa.Table.from_pandas(features, preserve_index=False).replace_schema_metadata()
-        texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-        start = 0
-        for ticker, days in features.groupby("ticker", sort=False).size().items():
-            with _replacing(self._features_path(str(ticker))) as file:
-                pq.write_table(  # to pack numbers saves no space that would be worth the time
-                    table.slice(start, days),
-                    file,
-                    use_dictionary=texts,
-                    compression="none",
-                    write_statistics=False,
-                )
-            start += days
+        days = features.groupby("ticker", sort=False).size()
+        self.files.write_each(_parquet_files(table, days))
 
     def read_features(self, tickers: Iterable[str]) -> pd.DataFrame:
         """The feature tables of those tickers that have one, ascending by ticker and date."""
-        paths = [self._features_path(ticker) for ticker in sorted(set(tickers))]
-        tables = [_read_table(path) for path in paths if path.exists()]
+        names = map(_of_features, sorted(set(tickers)))
+        tables = [_read_table(content) for content in self.files.read_each(names)]
         if not tables:
             return pd.DataFrame()
         table = pa.concat_tables(tables, promote_options="default")
@@ -95,41 +94,58 @@ class Store:
         return features
 
     def write_artifact(self, folder: str, name: str, content: bytes) -> str:
-        """Keep a training's artifact; returns its path below the root."""
-        path = self.root / "models" / folder / name
-        with _replacing(path) as file:
-            file.write(content)
-        return path.relative_to(self.root).as_posix()
+        """Keep a training's artifact; returns its name in the store."""
+        path = f"models/{folder}/{name}"
+        self.files.write_each([(path, content)])
+        return path
 
     def read_artifact(self, path: str) -> bytes:
-        """The artifact at a path below the root."""
-        return (self.root / path).read_bytes()
+        """The artifact of that name in the store.
 
-    def _features_path(self, ticker: str) -> Path:
-        return self.root / "features" / f"{ticker}.parquet"
+        Raises:
+            SetupError: It is gone.
+        """
+        with self._known(path), self.files.open(path) as file:
+            return file.read()
+
+    @contextmanager
+    def _known(self, name: str) -> Iterator[None]:
+        """Tell that a file is gone which the database knows of."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            mend = "drop the file again" if name.startswith("drops/") else "train anew"
+            raise SetupError(
+                f"The database knows of {name}, but {self.files.url(name)} is not there: "
+                f"put it back, or {mend}."
+            ) from error
 
 
-def _read_table(path: Path) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+def _of_drop(key: str) -> str:
+    return f"drops/{key}"
+
+
+def _of_features(ticker: str) -> str:
+    return f"features/{ticker}.parquet"
+
+
+def _parquet_files(table: pa.Table, days: pd.Series) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of tickers, so many rows each."""
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    start = 0
+    for ticker, rows in days.items():
+        packed = pa.BufferOutputStream()
+        pq.write_table(  # to pack numbers saves no space that would be worth the time
+            table.slice(start, rows),
+            packed,
+            use_dictionary=texts,
+            compression="none",
+            write_statistics=False,
+        )
+        yield _of_features(str(ticker)), packed.getvalue().to_pybytes()
+        start += rows
+
+
+def _read_table(content: bytes) -> pa.Table:
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
         return file.read(use_threads=False)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the path's place when the block ends well."""
-    with _temporary(path.parent) as file:
-        yield file
-        file.close()
-        Path(file.name).replace(path)
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[IO[bytes]]:
-    """A hidden file in the folder, gone at the end unless it was renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{uuid4().hex}"
-    try:
-        with path.open("xb") as file:
-            yield file
-    finally:
-        path.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """Shared parts: generated prices, both databases, a home of its own for Dagster."""
 
 import io
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ import sqlalchemy as sa
 
 from stock_assets.csv_text import COLUMNS
 from stock_assets.database import Database
+from stock_assets.files import Bucket, Files, Folder, Place
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 
@@ -93,7 +97,78 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store."""
-    return Store(tmp_path / "store")
+    return Store(Folder(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a real server that speaks S3."""
+    for name in ("s3fs", "flask_cors"):
+        pytest.importorskip(name, reason=f"{name} is not installed: no server that speaks S3")
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(
+        "127.0.0.1", 0, verbose=False
+    )
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def s3_environment(server: str) -> dict[str, str]:
+    """What lets a process into the server."""
+    return {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server, which this process is let into."""
+    for name, text in s3_environment(s3_server).items():
+        monkeypatch.setenv(name, text)
+    return s3_server
+
+
+@pytest.fixture
+def bucket(s3: str) -> str:  # noqa: ARG001
+    """The address of a new bucket."""
+    return new_bucket()
+
+
+def new_bucket() -> str:
+    """Make a bucket on the server that the environment names."""
+    name = f"prices-{uuid4().hex[:12]}"
+    s3fs().mkdir(name)
+    return f"s3://{name}"
+
+
+def s3fs() -> Any:
+    """The server, as fsspec has it."""
+    from fsspec import filesystem  # noqa: PLC0415
+
+    return filesystem("s3", use_listings_cache=False)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A folder that is not there yet, and a bucket with a prefix, in turn."""
+    if request.param == "folder":
+        return tmp_path / "place"
+    return f"{request.getfixturevalue('bucket')}/some/prefix"
+
+
+def names(files: Files) -> list[str]:
+    """All files there are, with hidden ones and those further below."""
+    if isinstance(files, Folder):
+        paths = [path for path in files.root.rglob("*") if path.is_file()]
+        return sorted(path.relative_to(files.root).as_posix() for path in paths)
+    assert isinstance(files, Bucket)
+    root = files.address.removeprefix("s3://")
+    return sorted(path.removeprefix(f"{root}/") for path in s3fs().find(root))
 
 
 @pytest.fixture

@@ -835,7 +835,7 @@ def test_upload_that_is_too_large_is_told_whatever_it_says_of_its_length(
             assert said.startswith(
                 "The file has more than 1,000 bytes, the most that is taken (STO"
             )
-    assert not [*small.drop_folder.iterdir()]
+    assert not [*(small.home / "drops").iterdir()]
 
 
 @pytest.mark.parametrize(

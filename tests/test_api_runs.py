@@ -27,6 +27,7 @@ from stock_assets.api import monitor, service
 from stock_assets.api.app import create_app
 from stock_assets.database import Database
 from stock_assets.errors import RunFailedError
+from stock_assets.files import files_at
 from stock_assets.keys import Scope, new_key
 from stock_assets.local_runs import LocalRuns
 from stock_assets.ranges import memory_tags, of_tickers
@@ -57,6 +58,11 @@ class Platform:
     runs: LocalRuns
     sensors: Sensors
 
+    @property
+    def folder(self) -> Path:
+        """The drop folder."""
+        return self.settings.home / "drops"
+
     @contextmanager
     def service(self, **changes: Any) -> Iterator[Client]:
         """The service on it, with other settings than it has."""
@@ -65,7 +71,7 @@ class Platform:
 
     def dropped(self) -> dict[str, int]:
         """When the files in the drop folder changed, in ns."""
-        return {path.name: path.stat().st_mtime_ns for path in self.settings.drop_folder.iterdir()}
+        return {path.name: path.stat().st_mtime_ns for path in self.folder.iterdir()}
 
     def take(self) -> list[str]:
         """The drops that the sensor asks runs for when it has looked twice."""
@@ -107,7 +113,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         current_settings.cache_clear()
         with web_server(str(home)) as address, dg.DagsterInstance.get() as instance:
             settings = current_settings().model_copy(update={"dagster_url": address})
-            settings.drop_folder.mkdir()
+            (settings.home / "drops").mkdir()
             instance.add_dynamic_partitions("tickers", MANY)
             database = Database(settings.prediction_database_url)
             yield Platform(
@@ -115,7 +121,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
                 database,
                 instance,
                 LocalRuns(settings, database),
-                Sensors(settings, database, Store(settings.store), instance),
+                Sensors(settings, database, Store(files_at(settings.store)), instance),
             )
             database.engine.dispose()
     current_settings.cache_clear()
@@ -264,7 +270,7 @@ def test_same_bytes_are_left_alone_while_they_are_on_their_way(
         assert platform.dropped() == before
     platform.take()
     platform.runs.ingest(drop)
-    (platform.settings.drop_folder / f"{drop}.csv").unlink()
+    (platform.folder / f"{drop}.csv").unlink()
     assert upload(client, content, "third.csv")["drop"] == drop
     assert f"{drop}.csv" not in platform.dropped()
 
@@ -274,7 +280,7 @@ def test_file_that_was_lost_on_its_way_is_put_there_again(
 ) -> None:
     content = as_csv(make_prices("LOST", 3))
     drop = upload(client, content)["drop"]
-    (platform.settings.drop_folder / f"{drop}.csv").unlink()
+    (platform.folder / f"{drop}.csv").unlink()
     assert upload(client, content)["is_new"] is False
     assert platform.take() == [drop]
 
@@ -319,14 +325,14 @@ def test_drop_whose_run_failed_may_be_uploaded_once_more(
     content = as_csv(make_prices("AGAIN", 3))
     drop = upload(client, content)["drop"]
     assert platform.take() == [drop]
-    kept = platform.settings.store / "drops"
+    kept = platform.settings.home / "store" / "drops"
     hidden = kept.rename(kept.with_name("hidden"))
-    with pytest.raises(RunFailedError, match="No such file"):
+    with pytest.raises(RunFailedError, match="is not there: put it back"):
         platform.runs.ingest(drop)
     hidden.rename(kept)
     status, detail = fate(client, drop)
     assert status == "failed"
-    assert detail.startswith("FileNotFoundError: [Errno 2] No such file or directory: ")
+    assert detail.startswith(f"SetupError: The database knows of drops/{drop}, but file://")
     assert detail.endswith(" Upload it again to have it tried once more.")
 
     before = platform.dropped()

@@ -22,6 +22,7 @@ from stock_assets.defs.checks import FACTS
 from stock_assets.drops import register
 from stock_assets.features import WARM_UP, FloatArray, Rows
 from stock_assets.features import price_features as compute_features
+from stock_assets.files import files_at
 from stock_assets.forecasting import forecast
 from stock_assets.models import MODELS, H, LeastSquares, Linear
 from stock_assets.prices import validate_csv
@@ -66,13 +67,13 @@ class Platform:
     @cached_property
     def store(self) -> Store:
         """Its files."""
-        return Store(self.settings.store)
+        return Store(files_at(self.settings.store))
 
     def keep(self, content: bytes, name: str = "prices.csv") -> str:
         """Register a file as a drop."""
-        file = self.root / name
-        file.write_bytes(content)
-        drop = register(file, self.store, self.database)
+        drops = files_at(self.settings.drop_folder)
+        drops.write_each([(name, content)])
+        drop = register(drops, name, self.store, self.database)
         self.instance.add_dynamic_partitions("csv_drops", [drop.key])
         return drop.key
 
@@ -158,7 +159,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 def test_drop_tells_where_its_file_is_kept(chain: Chain) -> None:
     ((key, told),) = chain.metadata(assets.raw_prices).items()
-    path = chain.platform.store.drop_path(key)
+    path = chain.platform.root / "store" / "drops" / key
     assert told == {
         "file_name": "prices.csv",
         "bytes": path.stat().st_size,
@@ -455,7 +456,7 @@ def test_refused_file_fails_with_its_sentence_and_is_kept(platform: Platform) ->
 
 def test_file_that_changed_in_the_store_is_not_taken(platform: Platform) -> None:
     key = platform.keep(as_csv(make_prices()))
-    platform.store.drop_path(key).write_bytes(as_csv(make_prices(seed=1)))
+    platform.store.files.write_each([(f"drops/{key}", as_csv(make_prices(seed=1)))])
     before = contents(platform.database)
     told = failure(lambda: platform.run(OF_DROP, partition_key=key))
     assert told.startswith(

@@ -32,11 +32,13 @@ from stock_assets.defs.automation import (
     run_requests,
     weekly_training,
 )
+from stock_assets.errors import SetupError
+from stock_assets.files import Bucket, files_at
 from stock_assets.prices import validate_csv
 from stock_assets.ranges import GAP
 from stock_assets.settings import Settings
 from stock_assets.storage import Store
-from tests.conftest import as_csv, make_prices
+from tests.conftest import as_csv, make_prices, names
 from tests.test_database import forecast, take, training
 
 
@@ -54,8 +56,8 @@ class Sensors:
 
     @property
     def folder(self) -> Path:
-        """Where files are dropped."""
-        return self.settings.drop_folder
+        """Where files are dropped, unless it is a bucket."""
+        return self.settings.home / "drops"
 
     def _context(self, cursor: str | None) -> dg.SensorEvaluationContext:
         return dg.build_sensor_context(
@@ -205,10 +207,10 @@ def the_run(request: dg.RunRequest) -> Run:
 
 @pytest.fixture
 def sensors(settings: Settings) -> Iterator[Sensors]:
-    settings.drop_folder.mkdir()
+    (settings.home / "drops").mkdir()
     with dg.DagsterInstance.ephemeral() as instance:
         database = Database(settings.prediction_database_url)
-        yield Sensors(settings, database, Store(settings.store), instance)
+        yield Sensors(settings, database, Store(files_at(settings.store)), instance)
         database.engine.dispose()
 
 
@@ -386,6 +388,88 @@ def test_flood_of_files_is_taken_over_several_looks(sensors: Sensors) -> None:
     for number in range(DROPS_AT_ONCE + 1):
         sensors.drop(str(number).encode(), f"{number}.csv")
     assert [len(sensors.look()) for _ in range(4)] == [0, DROPS_AT_ONCE, 1, 0]
+
+
+# Drops in a bucket
+
+
+@pytest.fixture
+def in_bucket(sensors: Sensors, bucket: str) -> Sensors:
+    """The same, with all files in a bucket."""
+    sensors.settings = sensors.settings.model_copy(update={"files": bucket})
+    sensors.store = Store(files_at(sensors.settings.store))
+    return sensors
+
+
+def put(sensors: Sensors, *objects: tuple[str, bytes]) -> None:
+    files_at(sensors.settings.drop_folder).write_each(objects)
+
+
+def test_new_object_is_asked_for_once_after_two_looks(in_bucket: Sensors, bucket: str) -> None:
+    assert in_bucket.look() == []
+    put(in_bucket, ("prices.csv", b"content"))
+    assert in_bucket.look() == []
+    (key,) = in_bucket.look()
+    assert in_bucket.store.read_drop(key, 100) == b"content"
+    assert in_bucket.look() == []
+    assert names(files_at(bucket)) == ["drops/prices.csv", f"store/drops/{key}"]
+    assert [*in_bucket.folder.iterdir()] == []
+
+
+def test_object_that_is_put_again_is_a_newer_drop(in_bucket: Sensors) -> None:
+    keys = []
+    for content in (b"content", b"corrected"):
+        put(in_bucket, ("prices.csv", content))
+        assert in_bucket.look() == []
+        keys += in_bucket.look()
+    first, second = [in_bucket.database.drop(key) for key in keys]
+    assert first.id < second.id
+    assert in_bucket.store.read_drop(second.key, 100) == b"corrected"
+
+
+def test_hidden_unfinished_and_lower_objects_are_passed_over(in_bucket: Sensors) -> None:
+    passed = (".hidden.csv", "a.csv.part", "a.csv~", "old/a.csv", "old.csv/a.csv")
+    put(in_bucket, *((name, b"content") for name in passed))
+    assert [in_bucket.look(), in_bucket.look(), in_bucket.names()] == [[], [], []]
+
+
+def test_objects_with_the_same_bytes_are_one_run(in_bucket: Sensors) -> None:
+    put(in_bucket, ("a.csv", b"content"), ("b.csv", b"content"))
+    in_bucket.look()
+    (key,) = in_bucket.look()
+    assert in_bucket.names() == ["a.csv"]
+    assert names(in_bucket.store.files) == [f"drops/{key}"]
+
+
+def test_object_that_cannot_be_read_does_not_stop_the_others(
+    in_bucket: Sensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(in_bucket, ("a.csv", b"a"), ("b.csv", b"b"))
+    in_bucket.look()
+    opened = Bucket.open
+
+    def open_but_a(bucket: Bucket, name: str) -> Any:
+        if name == "a.csv":
+            raise PermissionError(13, "Permission denied", name)
+        return opened(bucket, name)
+
+    monkeypatch.setattr(Bucket, "open", open_but_a)
+    assert len(in_bucket.look()) == 1
+    assert in_bucket.names() == ["b.csv"]
+
+
+def test_bucket_that_is_not_there_fails_the_look(in_bucket: Sensors) -> None:
+    in_bucket.settings = in_bucket.settings.model_copy(update={"drops": "s3://nowhere"})
+    with pytest.raises(SetupError, match="There is no bucket 'nowhere'"):
+        in_bucket.look()
+
+
+def test_drops_of_a_folder_may_be_kept_in_a_bucket(in_bucket: Sensors) -> None:
+    in_bucket.settings = in_bucket.settings.model_copy(update={"drops": in_bucket.folder})
+    in_bucket.drop(b"content")
+    in_bucket.look()
+    (key,) = in_bucket.look()
+    assert in_bucket.store.read_drop(key, 100) == b"content"
 
 
 # Changed prices

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from stock_assets.database import Database
-from stock_assets.drops import complete, look, register
+from stock_assets.drops import complete, register
+from stock_assets.drops import look as look_at
+from stock_assets.files import Files, Folder, Place, files_at
+from stock_assets.settings import Settings
 from stock_assets.storage import Store
+from tests.conftest import names
 
 
 @pytest.fixture
@@ -24,6 +28,10 @@ def put(folder: Path, name: str, content: bytes = b"x", *, second: int = 1) -> P
     path.write_bytes(content)
     os.utime(path, (second, second))
     return path
+
+
+def look(folder: Path) -> dict[str, list[int]]:
+    return look_at(Folder(folder))
 
 
 # Looking
@@ -130,48 +138,66 @@ def test_complete_files_keep_their_order(folder: Path) -> None:
 # Registration
 
 
+@pytest.fixture
+def drops(place: Place) -> Files:
+    """The drop folder, of each kind in turn."""
+    return files_at(Settings(files=place).drop_folder)
+
+
+@pytest.fixture
+def store(place: Place) -> Store:
+    """A store of the same kind."""
+    return Store(files_at(Settings(files=place).store))
+
+
 def test_a_registered_file_is_kept_and_noted(
-    folder: Path, store: Store, database: Database
+    drops: Files, store: Store, database: Database
 ) -> None:
-    file = put(folder, "prices 2019.csv", b"ticker,...")
-    drop = register(file, store, database)
+    drops.write_each([("prices 2019.csv", b"ticker,...")])
+    drop = register(drops, "prices 2019.csv", store, database)
     sha256 = hashlib.sha256(b"ticker,...").hexdigest()
     assert (drop.key, drop.sha256) == (f"prices-2019-{sha256[:12]}", sha256)
     assert (drop.file_name, drop.size, drop.status) == ("prices 2019.csv", 10, "registered")
-    assert store.read_drop(drop.key, at_most=100) == file.read_bytes() == b"ticker,..."
+    assert store.read_drop(drop.key, at_most=100) == b"ticker,..."
+    assert names(drops) == ["prices 2019.csv"]
     assert database.drop(drop.key) == drop
 
 
 def test_the_same_bytes_under_another_name_are_the_same_drop(
-    folder: Path, store: Store, database: Database
+    drops: Files, store: Store, database: Database
 ) -> None:
-    names = ["prices.csv", "prices.csv", "copy of prices.csv"]
-    drops = [register(put(folder, name, b"same"), store, database) for name in names]
-    assert drops == [drops[0]] * 3
-    assert drops[0].file_name == "prices.csv"
-    assert [path.name for path in (store.root / "drops").iterdir()] == [drops[0].key]
+    dropped = ["prices.csv", "prices.csv", "copy of prices.csv"]
+    drops.write_each((name, b"same") for name in dropped)
+    registered = [register(drops, name, store, database) for name in dropped]
+    assert registered == [registered[0]] * 3
+    assert registered[0].file_name == "prices.csv"
+    assert names(store.files) == [f"drops/{registered[0].key}"]
 
 
 def test_other_bytes_under_the_same_name_are_another_drop(
-    folder: Path, store: Store, database: Database
+    drops: Files, store: Store, database: Database
 ) -> None:
-    one = register(put(folder, "prices.csv", b"one"), store, database)
-    two = register(put(folder, "prices.csv", b"two"), store, database)
+    registered = []
+    for content in (b"one", b"two"):
+        drops.write_each([("prices.csv", content)])
+        registered.append(register(drops, "prices.csv", store, database))
+    one, two = registered
     assert one.key != two.key
     assert two.id > one.id
 
 
-def test_an_odd_name_is_noted_as_it_is(folder: Path, store: Store, database: Database) -> None:
-    name = "prïces €\n'数据'; --%s.csv"
-    drop = register(put(folder, name), store, database)
+def test_an_odd_name_is_noted_as_it_is(drops: Files, store: Store, database: Database) -> None:
+    name = "prïces €'数据'; --%s.csv"
+    drops.write_each([(name, b"x")])
+    drop = register(drops, name, store, database)
     assert database.drop(drop.key).file_name == name
 
 
 def test_a_file_that_vanished_before_registration_is_an_os_error(
-    folder: Path, store: Store, database: Database
+    drops: Files, store: Store, database: Database
 ) -> None:
     with pytest.raises(OSError, match=r"gone\.csv"):
-        register(folder / "gone.csv", store, database)
+        register(drops, "gone.csv", store, database)
 
 
 def test_a_name_that_is_no_text_is_noted_with_a_mark(
@@ -182,6 +208,6 @@ def test_a_name_that_is_no_text_is_noted_with_a_mark(
     except OSError:
         pytest.skip("this file system refuses such names itself")
     (name,) = look(folder)
-    drop = register(folder / name, store, database)
+    drop = register(Folder(folder), name, store, database)
     assert drop.file_name == "pr\N{REPLACEMENT CHARACTER}fung.csv"
     assert store.read_drop(drop.key, at_most=10) == b"x"

@@ -40,6 +40,7 @@ LAYERS = (
         "price_records",
         "forecast_records",
         "database",
+        "files",
         "storage",
         "drops",
         "settings",
@@ -76,8 +77,19 @@ HEAVY = {  # they take seconds to load: pandera, scikit-learn, numba or matplotl
 RECORDS = EDGE - {"report", "promotion", "migrations"}  # what the commands load at once
 LEARNING = {"sklearn", "skops", "joblib", "scipy", "numba"}
 STORES = {"sqlalchemy", "alembic", "psycopg2"}
-SERVED = {"errors", "csv_text", "names", "ranges", "tables", "queries", "engine", "settings"}
+SERVED = {
+    "errors",
+    "csv_text",
+    "names",
+    "ranges",
+    "tables",
+    "queries",
+    "engine",
+    "settings",
+    "files",
+}
 WEB = {"fastapi", "starlette", "uvicorn", "requests", "httpx"}
+OBJECTS = {"fsspec", "s3fs", "gcsfs", "adlfs", "botocore", "aiohttp"}  # stores of them
 SLOW = {"dagster", "pandera", "matplotlib", *LEARNING}
 
 
@@ -224,7 +236,7 @@ def test_commands_load_dagster_and_learning_only_when_needed(module: str) -> Non
         (["promotion"], {"dagster", "pandera", "matplotlib", *WEB}),
         (["report"], {"dagster", "pandera", "pydantic_settings", *STORES, *WEB}),
         (["cli"], SLOW | {"pandas", *WEB}),
-        (["cli", "api.server"], SLOW | {"pandas", "numpy", "pyarrow"}),
+        (["cli", "api.server"], SLOW | {"pandas", "numpy", "pyarrow", *OBJECTS}),
     ],
     ids=["pure", "records", "promotion", "report", "cli", "service"],
 )

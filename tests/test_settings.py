@@ -10,6 +10,8 @@ from stock_assets.errors import SetupError
 from stock_assets.models import MODELS, NAIVE, candidates
 from stock_assets.settings import Settings, current_settings
 
+AZURE = "abfs://c@a.dfs.core.windows.net/x"
+
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -37,7 +39,14 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
     ("name", "value", "attribute", "expected"),
     [
         ("STOCK_ASSETS_HOME", "/srv/home", "home", Path("/srv/home")),
+        ("STOCK_ASSETS_FILES", "/srv/all", "drop_folder", Path("/srv/all/drops")),
+        ("STOCK_ASSETS_FILES", "/srv/all", "store", Path("/srv/all/store")),
+        ("STOCK_ASSETS_FILES", "s3://b/in", "drop_folder", "s3://b/in/drops"),
+        ("STOCK_ASSETS_FILES", "s3://b", "store", "s3://b/store"),
+        ("STOCK_ASSETS_FILES", "gs://b/in/", "store", "gs://b/in/store"),
+        ("STOCK_ASSETS_FILES", "abfs://c@a.dfs.core.windows.net/x", "store", f"{AZURE}/store"),
         ("STOCK_ASSETS_DROPS", "/srv/in", "drop_folder", Path("/srv/in")),
+        ("STOCK_ASSETS_DROPS", "s3://b/in/", "drop_folder", "s3://b/in"),
         ("STOCK_ASSETS_DATABASE_URL", "postgresql://db/x", "database_url", "postgresql://db/x"),
         (
             "STOCK_ASSETS_DATABASE_URL",
@@ -60,6 +69,29 @@ def test_each_setting_has_an_environment_name(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(Settings(), attribute) == expected
+
+
+def test_a_drop_folder_of_its_own_is_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_FILES", "s3://bucket/in")
+    monkeypatch.setenv("STOCK_ASSETS_DROPS", "/srv/in")
+    settings = Settings()
+    assert (settings.drop_folder, settings.store) == (Path("/srv/in"), "s3://bucket/in/store")
+    assert settings.prediction_database_url == f"sqlite:///{settings.home / 'predictions.db'}"
+
+
+@pytest.mark.parametrize("value", ["http://host/in", "s3:///in", "s3://", "://b", "S3://b"])
+@pytest.mark.parametrize("setting", ["files", "drops"])
+def test_an_address_of_no_bucket_is_told(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+) -> None:
+    monkeypatch.setenv(f"STOCK_ASSETS_{setting.upper()}", value)
+    current_settings.cache_clear()
+    with pytest.raises(SetupError) as refused:
+        current_settings()
+    assert str(refused.value) == (
+        f"Settings (STOCK_ASSETS_...) are wrong: {setting}: Value error, Expected a folder, or "
+        f"a bucket's address: one of s3://, gs://, abfs:// and its name, not {value!r}"
+    )
 
 
 def test_the_home_falls_back_to_that_of_dagster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +185,9 @@ def test_a_process_reads_its_settings_once(monkeypatch: pytest.MonkeyPatch) -> N
     current_settings.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["HOME", "DROPS", "DATABASE_URL", "MAX_DROP_BYTES", "MODELS"])
+@pytest.mark.parametrize(
+    "name", ["HOME", "FILES", "DROPS", "DATABASE_URL", "MAX_DROP_BYTES", "MODELS"]
+)
 def test_an_empty_variable_is_one_that_is_not_set(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -33,17 +33,19 @@ from stock_assets.api.uploads import (
     unfinished,
 )
 from stock_assets.csv_text import LOOK, RULES
-from stock_assets.drops import look
+from stock_assets.drops import look as look_at
 from stock_assets.errors import DropError
+from stock_assets.files import Files, Folder, files_at
 from stock_assets.names import drop_key
 from stock_assets.settings import Settings
 from tests.asgi import Answer, ask
-from tests.conftest import as_csv, make_prices
+from tests.conftest import as_csv, make_prices, names
 
 BOUNDARY = "cut-4f3a9c"
 DELIMITER = f"\r\n--{BOUNDARY}".encode()
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 CSV = as_csv(make_prices(days=3))
+SHA256 = hashlib.sha256(CSV).hexdigest()
 BIG = 1 << 30
 EXPECTED = 'Expected a form with one file in the field "file": curl -F "file=@prices.csv".'
 
@@ -51,6 +53,11 @@ EXPECTED = 'Expected a form with one file in the field "file": curl -F "file=@pr
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "drops"
+
+
+def look(folder: Path) -> dict[str, list[int]]:
+    """What the sensor sees there."""
+    return look_at(Folder(folder))
 
 
 def part(content: bytes, name: str = "file", file_name: bytes | None = b"prices.csv") -> bytes:
@@ -73,7 +80,7 @@ async def sent(blocks: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 def received_from(
-    folder: Path,
+    place: Path | Files,
     blocks: Iterable[bytes],
     *,
     content_type: str = FORM,
@@ -81,7 +88,7 @@ def received_from(
     then: Callable[[Received], None] = lambda _: None,
 ) -> Received:
     """What comes of a body; `then` is called while the file is there."""
-    with unfinished(folder) as received:
+    with unfinished(Folder(place) if isinstance(place, Path) else place) as received:
         asyncio.run(receive(received, content_type, sent(blocks), most))
         then(received)
     return received
@@ -211,7 +218,7 @@ def test_many_at_once_do_not_meet(folder: Path) -> None:
     contents = [as_csv(make_prices(f"T{n}", 50)) for n in range(20)]
 
     async def one(content: bytes) -> str:
-        with unfinished(folder) as received:
+        with unfinished(Folder(folder)) as received:
             blocks = cut(form(part(content)), range(0, 10_000, 100))
             await receive(received, FORM, sent(blocks), BIG)
             received.publish(drop_key("x", received.sha256))
@@ -406,7 +413,7 @@ def test_any_name_is_safe(tmp_path_factory: pytest.TempPathFactory, name: bytes)
     plain.encode()
     folder = tmp_path_factory.getbasetemp() / "names"
     folder.mkdir(exist_ok=True)
-    received = Received(folder / f"{UNFINISHED}1")
+    received = Received(Folder(folder), folder / f"{UNFINISHED}1")
     received.path.write_bytes(b"x")
     received.publish(drop_key(plain, "0" * 64))
     (file,) = folder.iterdir()
@@ -435,26 +442,30 @@ def app(settings: Settings) -> FastAPI:
     return create_app(settings.model_copy(update={"dagster_url": "http://127.0.0.1:9"}))
 
 
+@pytest.fixture
+def drops(settings: Settings) -> Path:
+    """The drop folder."""
+    return settings.home / "drops"
+
+
 def upload(app: FastAPI, *body: bytes, is_whole: bool = True) -> Answer:
     headers = {"Content-Type": FORM, "Host": "localhost"}
     return ask(app, "/upload", method="POST", headers=headers, body=body, is_whole=is_whole)
 
 
-def test_a_published_drop_stays_in_the_folder(app: FastAPI, settings: Settings) -> None:
+def test_a_published_drop_stays_in_the_folder(app: FastAPI, drops: Path) -> None:
     answer = upload(app, form(part(CSV, file_name=b"../../../up.csv")))
     assert answer.status == 202
     drop = answer.json()["drop"]
     assert drop == drop_key("up.csv", hashlib.sha256(CSV).hexdigest())
-    assert (settings.drop_folder / f"{drop}.csv").read_bytes() == CSV
-    assert len([*settings.drop_folder.iterdir()]) == 1
+    assert (drops / f"{drop}.csv").read_bytes() == CSV
+    assert len([*drops.iterdir()]) == 1
 
 
 @pytest.mark.parametrize("places", [(), (10,), (200,), range(0, 600, 50)])
-def test_who_breaks_off_leaves_nothing(
-    app: FastAPI, settings: Settings, places: Iterable[int]
-) -> None:
+def test_who_breaks_off_leaves_nothing(app: FastAPI, drops: Path, places: Iterable[int]) -> None:
     upload(app, *cut(form(part(CSV))[:-10], places), is_whole=False)
-    assert list(settings.drop_folder.iterdir()) == []
+    assert list(drops.iterdir()) == []
 
 
 @contextmanager
@@ -468,32 +479,32 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told(app: FastAPI, settings: Settings) -> None:
+def test_a_full_disk_is_told(app: FastAPI, drops: Path) -> None:
     large = CSV + CSV.split(b"\n", 1)[1] * 20_000
     with files_of_at_most(1_000_000):
         answer = upload(app, *cut(form(part(large)), range(0, len(large), 65_536)))
     assert answer.status == 503
     assert answer.json()["detail"] == (
-        f"The drop folder {settings.drop_folder} cannot be written to (File too large): "
+        f"The folder {drops} cannot be written to (File too large): "
         "make room there, or let the service's user write to it; then upload again."
     )
-    assert list(settings.drop_folder.iterdir()) == []
+    assert list(drops.iterdir()) == []
     assert upload(app, form(part(large))).status == 202
 
 
-def test_a_folder_that_cannot_be_made_is_told(app: FastAPI, settings: Settings) -> None:
-    settings.drop_folder.write_text("a file")
+def test_a_folder_that_cannot_be_made_is_told(app: FastAPI, drops: Path) -> None:
+    drops.write_text("a file")
     answer = upload(app, form(part(CSV)))
     assert answer.status == 503
-    assert f"The drop folder {settings.drop_folder} cannot be written to" in answer.json()["detail"]
+    assert f"The folder {drops} cannot be written to" in answer.json()["detail"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_to_is_told(app: FastAPI, settings: Settings) -> None:
-    settings.drop_folder.mkdir()
-    settings.drop_folder.chmod(0o500)
+def test_a_folder_that_may_not_be_written_to_is_told(app: FastAPI, drops: Path) -> None:
+    drops.mkdir()
+    drops.chmod(0o500)
     answer = upload(app, form(part(CSV)))
-    settings.drop_folder.chmod(0o700)
+    drops.chmod(0o700)
     assert (answer.status, "Permission denied" in answer.json()["detail"]) == (503, True)
 
 
@@ -512,6 +523,72 @@ def test_a_folder_that_is_gone_is_told(
     with pytest.raises(ProblemError, match=why) as error:
         received_from(folder, [form(part(CSV))], then=publish)
     assert error.value.status == 503
+
+
+# To a bucket
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(spool))
+    return spool
+
+
+@pytest.fixture
+def to_bucket(settings: Settings, bucket: str, spool: Path) -> FastAPI:  # noqa: ARG001
+    """The service, with all files in a bucket."""
+    nobody = {"dagster_url": "http://127.0.0.1:9"}
+    return create_app(settings.model_copy(update={"files": bucket, **nobody}))
+
+
+def test_an_upload_is_put_into_the_bucket(to_bucket: FastAPI, bucket: str, spool: Path) -> None:
+    answer = upload(to_bucket, *cut(form(part(CSV)), range(0, 600, 50)))
+    assert answer.status == 202
+    drop = answer.json()["drop"]
+    drops = files_at(f"{bucket}/drops")
+    assert [*drops.read_each([f"{drop}.csv"])] == [CSV]
+    assert names(files_at(bucket)) == [f"drops/{drop}.csv"]
+    assert [*spool.iterdir()] == []
+
+
+def test_the_same_upload_is_put_once(to_bucket: FastAPI, bucket: str) -> None:
+    """Dagster is down, so the first one still waits."""
+    drops = files_at(f"{bucket}/drops")
+    for _ in range(2):
+        assert upload(to_bucket, form(part(CSV))).status == 202
+        (state,) = drops.states().values()
+        time.sleep(1.1)  # the store tells seconds
+    assert drops.states() == {f"{drop_key('prices.csv', SHA256)}.csv": state}
+
+
+@pytest.mark.parametrize("body", [form(part(CSV))[:-10], form(part(b"a,b\n1,2\n"))])
+def test_an_upload_that_is_not_taken_leaves_nothing(
+    to_bucket: FastAPI, bucket: str, spool: Path, body: bytes
+) -> None:
+    assert upload(to_bucket, body).status == 422
+    assert names(files_at(bucket)) == []
+    assert [*spool.iterdir()] == []
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_that_is_not_there_is_told(settings: Settings, spool: Path) -> None:
+    changes = {"files": "s3://nowhere", "dagster_url": "http://127.0.0.1:9"}
+    answer = upload(create_app(settings.model_copy(update=changes)), form(part(CSV)))
+    assert answer.status == 503
+    assert answer.json()["detail"].startswith("There is no bucket 'nowhere', which s3://nowhere/dr")
+    assert [*spool.iterdir()] == []
+
+
+def test_a_full_disk_of_temporary_files_is_told(to_bucket: FastAPI, spool: Path) -> None:
+    large = CSV + CSV.split(b"\n", 1)[1] * 20_000
+    with files_of_at_most(1_000_000):
+        answer = upload(to_bucket, *cut(form(part(large)), range(0, len(large), 65_536)))
+    assert answer.status == 503
+    assert answer.json()["detail"].startswith(f"The folder {spool} cannot be written to (File too")
+    assert [*spool.iterdir()] == []
 
 
 # What was left
@@ -550,13 +627,14 @@ KILLED = """
 import asyncio, sys
 from pathlib import Path
 from stock_assets.api.uploads import receive, unfinished
+from stock_assets.files import Folder
 
 async def body():
     yield sys.stdin.buffer.read(int(sys.argv[2]))
     print("half", flush=True)
     await asyncio.Event().wait()
 
-with unfinished(Path(sys.argv[1])) as received:
+with unfinished(Folder(Path(sys.argv[1]))) as received:
     asyncio.run(receive(received, sys.argv[3], body(), 10**9))
 """
 

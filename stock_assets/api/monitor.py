@@ -31,7 +31,8 @@ class Monitor:
     """The metrics of one installation."""
 
     def __init__(self, settings: Settings, reader: Reader, dagster: Dagster) -> None:
-        self._volumes = {"drops": settings.drop_folder, "store": settings.store}
+        places = {"drops": settings.drop_folder, "store": settings.store}
+        self._volumes = {name: path for name, path in places.items() if isinstance(path, Path)}
         self._reader = reader
         self._sources = (
             _Source("database", self._read_database),

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import date
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from stock_assets.api.monitor import Monitor
 from stock_assets.api.problems import ProblemError, no_database
 from stock_assets.api.reader import Reader, Wanted, utc
 from stock_assets.errors import SetupError
+from stock_assets.files import files_at
 from stock_assets.metrics import TRAININGS, UPLOADED_BYTES, Group
 from stock_assets.names import drop_key
 from stock_assets.ranges import memory_tags, of_tickers, range_tags, ranges
@@ -34,6 +36,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._drops = files_at(settings.drop_folder)
         self._reader = Reader(settings.prediction_database_url)
         self._dagster = Dagster(settings.dagster_url)
         self._memory = Memory(self._reader.writes, self._reader.forecasts)
@@ -43,7 +46,7 @@ class Service:
 
     async def start(self) -> None:
         """Tidy up after earlier processes; connect, so that the first who asks need not wait."""
-        if self._settings.drop_folder.exists():
+        if isinstance(self._settings.drop_folder, Path):
             await run_sync(uploads.sweep, self._settings.drop_folder)
         self._connecting = asyncio.create_task(self._connect())
 
@@ -90,7 +93,7 @@ class Service:
         """Stream a form's file into the drop folder, and register it as a drop."""
         content_type = request.headers.get("content-type", "")
         most = self._settings.max_drop_bytes
-        with uploads.unfinished(self._settings.drop_folder) as received:
+        with uploads.unfinished(self._drops) as received:
             await uploads.receive(received, content_type, request.stream(), most)
             key = drop_key(received.file_name, received.sha256)
             register = partial(self._reader.register_drop, key, received.sha256)
@@ -112,7 +115,7 @@ class Service:
         """Whether the bytes are taken already, or will be: a file that changes is left alone."""
         if drop.status != "registered":
             return bool(drop.status == "accepted")
-        if not received.dropped(drop.key).exists():
+        if await run_sync(self._drops.changed_ns, received.dropped(drop.key)) is None:
             return False
         fate, _ = await self._under_way(drop.key)
         return fate != Fate.FAILED
@@ -156,10 +159,10 @@ class Service:
 
     def _came_again(self, key: str, run: answers.RunReport) -> bool:
         """Whether the file lies in the drop folder anew since a run of it has ended."""
-        for ending in (".csv", ".csv.gz"):
-            with suppress(OSError):  # it is the other one
-                came = (self._settings.drop_folder / f"{key}{ending}").stat().st_mtime
-                return run.ended_at is not None and came > run.ended_at.timestamp()
+        for ending in (".csv", ".csv.gz"):  # it is one of them
+            came = self._drops.changed_ns(f"{key}{ending}")
+            if came is not None:
+                return run.ended_at is not None and came > run.ended_at.timestamp() * 1e9
         return False
 
     async def _prospect(self, drop: sa.Row[Any], waiting: int) -> str:

@@ -4,12 +4,11 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
-from uuid import uuid4
 
 from anyio.to_thread import run_sync
 from python_multipart.exceptions import FormParserError
@@ -17,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from stock_assets.api.problems import ProblemError
 from stock_assets.csv_text import COLUMNS, LOOK, doubts, is_gzip, look
+from stock_assets.files import Files, spooled
 
 UNFINISHED = ".upload-"  # hidden: the sensor passes over it
 _STALE_SECONDS = 86_400.0
@@ -26,8 +26,9 @@ _EXPECTED = 'Expected a form with one file in the field "file": curl -F "file=@p
 
 @dataclass
 class Received:
-    """A file that was sent, under the hidden name it is kept by until it is complete."""
+    """A file that was sent, at the hidden path where it is until it is complete."""
 
+    drops: Files
     path: Path
     file_name: str = ""
     size: int = 0
@@ -36,18 +37,19 @@ class Received:
     doubts: list[str] = field(default_factory=list)
     sha256: str = ""
 
-    def dropped(self, key: str) -> Path:
-        """Where the sensor takes it from."""
-        return self.path.with_name(f"{key}.csv{'.gz' if self.is_gzip else ''}")
+    def dropped(self, key: str) -> str:
+        """The name that the sensor takes it by."""
+        return f"{key}.csv{'.gz' if self.is_gzip else ''}"
 
     def publish(self, key: str) -> None:
         """Have the sensor take it; it survives a power cut from then on.
 
         Raises:
             ProblemError: The folder cannot be written to.
+            SetupError: The bucket takes nothing.
         """
         with _writing(self.path.parent):
-            self.path.replace(self.dropped(key))
+            self.drops.publish(self.path, self.dropped(key))
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -56,24 +58,20 @@ class Received:
 
 
 @contextmanager
-def unfinished(folder: Path) -> Iterator[Received]:
-    """A place in the drop folder for a file that is on its way; gone if it was not published.
+def unfinished(drops: Files) -> Iterator[Received]:
+    """A place for a file that is on its way to the drop folder; gone if it was not published.
 
     Raises:
         ProblemError: The folder cannot be made.
     """
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    received = Received(folder / f"{UNFINISHED}{uuid4().hex}")
-    try:
-        yield received
-    finally:
-        with suppress(OSError):  # `sweep` tries again
-            received.path.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        with _writing(drops.spool()):
+            path = stack.enter_context(spooled(drops, start=UNFINISHED))
+        yield Received(drops, path)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what services that were killed have left unfinished, once it is a day old."""
+    """Remove from a folder what killed services have left unfinished, once it is a day old."""
     for path in folder.glob(f"{UNFINISHED}*"):
         with suppress(OSError):  # another service may be at it too
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
@@ -201,7 +199,7 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            f"The drop folder {folder} cannot be written to ({error.strerror}): make room there, "
+            f"The folder {folder} cannot be written to ({error.strerror}): make room there, "
             "or let the service's user write to it; then upload again.",
         ) from error
 

@@ -79,7 +79,7 @@ def raw_prices(
         metadata={
             "file_name": drop.file_name,
             "bytes": drop.size,
-            "dagster/uri": store.drop_path(drop.key).as_uri(),
+            "dagster/uri": store.drop_url(drop.key),
         },
         data_version=dg.DataVersion(drop.sha256),
     )

@@ -10,6 +10,7 @@ import dagster as dg
 from stock_assets.database import Database, TickerState
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.drops import complete, look, register
+from stock_assets.files import files_at
 from stock_assets.price_records import GROWTH
 from stock_assets.ranges import memory_tags, of_market, of_tickers, range_tags, ranges
 from stock_assets.settings import Settings, current_settings
@@ -59,14 +60,14 @@ def drop_sensor(
     The cursor holds the files as they were seen and as they were registered. Forgetting it does no
     harm: the database knows drops by their bytes.
     """
-    settings.drop_folder.mkdir(parents=True, exist_ok=True)
+    files = files_at(settings.drop_folder)
     cursor = json.loads(context.cursor or '{"seen": {}, "registered": {}}')
-    now, done = look(settings.drop_folder), cursor["registered"]
+    now, done = look(files), cursor["registered"]
     new = [name for name in complete(now, cursor["seen"]) if done.get(name) != now[name]]
     drops = {}
     for name in new[:DROPS_AT_ONCE]:
         try:
-            drops[name] = drop = register(settings.drop_folder / name, store, database)
+            drops[name] = drop = register(files, name, store, database)
         except OSError as error:  # tried again at the next look
             context.log.warning("%r cannot be read: %s", name, error.strerror)
             continue

@@ -164,10 +164,11 @@ def _planned(*sources: Path) -> tuple[Any, Any, list[Any]]:
     from tests.bench.clocks import Clocks
 
     clocks = Clocks()
+    from stock_assets.files import files_at
     from stock_assets.installation import Installation
 
     installation = Installation(Console(quiet=True))
-    installation.ingest(sources)
+    installation.ingest([(files_at(source.parent), source.name) for source in sources])
     tickers = installation.known_tickers(None)
     return (
         clocks,
