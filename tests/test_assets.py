@@ -53,11 +53,12 @@ class Platform:
 
     root: Path
     instance: dg.DagsterInstance
+    bucket: str | None = None
 
     @cached_property
     def settings(self) -> Settings:
-        """The default settings, but for the home."""
-        return current_settings().model_copy(update={"home": self.root})
+        """The default settings, but for the home and where files are."""
+        return current_settings().model_copy(update={"home": self.root, "files": self.bucket})
 
     @cached_property
     def database(self) -> Database:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from stock_assets.definitions import defs
 from stock_assets.defs import assets
 from stock_assets.defs.instance import _is_alive, fail_lost_runs
+from stock_assets.files import Folder
 from stock_assets.settings import current_settings
 from tests.conftest import ROOT
 
@@ -175,7 +176,7 @@ def test_resources_are_those_that_the_settings_name(home: Path) -> None:
     assert resources is not None
     assert resources.keys() == {"settings", "database", "store"}
     assert resources["settings"] is current_settings()
-    assert resources["store"].root == home / "store"
+    assert resources["store"].files == Folder(home / "store")
     assert resources["database"].url.database == str(home / "predictions.db")
 
 
