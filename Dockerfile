@@ -1,5 +1,6 @@
 # One image for the code server, the runs and the service; Dagster's webserver and daemon run from it too.
 #   docker build --tag stock-assets:0.1.0 .
+# EXTRA is the kind of object store that it can speak to: s3, gcs or azure.
 # BASE may be any Debian; one without Python gets its own, which has to be 3.11 to 3.13.
 ARG BASE=python:3.11-slim-bookworm
 
@@ -13,14 +14,17 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python3 -c "import ensurepip" || { apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*; }
-RUN python3 -m venv /opt/stock-assets
+RUN python3 -m venv /opt/stock-assets && python3 -m venv /opt/uv
 WORKDIR /build
-COPY requirements.image.lock ./
-RUN /opt/stock-assets/bin/pip install --no-deps --only-binary :all: --require-hashes -r requirements.image.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+# What runs need, and nothing of what tests do: uv takes versions and hashes from the lock.
+ARG EXTRA=s3
+RUN /opt/uv/bin/pip install "$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)" \
+    && /opt/uv/bin/uv pip install --python /opt/stock-assets --no-cache --only-binary :all: \
+        --constraint requirements.lock --requirement pyproject.toml --extra "$EXTRA"
 COPY stock_assets ./stock_assets
-RUN /opt/stock-assets/bin/pip install --no-deps . \
-    && /opt/stock-assets/bin/pip uninstall --yes pip \
+RUN /opt/uv/bin/uv pip install --python /opt/stock-assets --no-cache --no-deps . \
+    && /opt/uv/bin/uv pip uninstall --python /opt/stock-assets pip \
     && find /opt/stock-assets -type d -name tests -prune -exec rm -r {} +
 
 FROM base

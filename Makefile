@@ -40,9 +40,6 @@ lock: install    ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
 		--generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraint requirements.lock \
-		--generate-hashes --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" --output-file requirements.image.lock pyproject.toml
 
 image:           ## The image for Kubernetes; needs Docker
 	docker build --tag $(IMAGE) .
