@@ -361,6 +361,7 @@ def test_who_asks_for_the_service_finds_it(platform: Objects) -> None:
         assert selector.items() <= labels
     (port,) = pod["spec"]["containers"][0]["ports"]
     assert service["ports"][0]["targetPort"] == port["name"] == "http"
+    assert pod["spec"]["restartPolicy"] == "Always"  # a Deployment may have no other
     assert policy["ingress"] == [{"ports": [{"port": "http"}]}]
 
 
