@@ -255,7 +255,7 @@ def platform(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     told = SETTINGS | {
         "STOCK_ASSETS_DATABASE_URL": url,
         "STOCK_ASSETS_HEAVY_MEMORY": HEAVY,  # a template fills it in
-        "STOCK_ASSETS_HOME": "/data",
+        "STOCK_ASSETS_FILES": "/data",
         "STOCK_ASSETS_MODELS": "ridge",  # nothing to compile
     }
     cluster.node.config = {
