@@ -185,7 +185,7 @@ SCHEMES = {
         "s3",
         "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL",
         options={"config_kwargs": {"max_pool_connections": AT_ONCE}},
-        parts={"chunksize": _BLOCK, "max_concurrency": 2},  # 40 MB in memory; left alone, 600
+        parts={"chunksize": _BLOCK, "max_concurrency": 1},  # 20 MB in memory; left alone, 600
     ),
     "gs": _Scheme("gcs", "GOOGLE_APPLICATION_CREDENTIALS", {}, {}),
     "abfs": _Scheme("azure", "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY", {}, {}),

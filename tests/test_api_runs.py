@@ -332,7 +332,7 @@ def test_drop_whose_run_failed_may_be_uploaded_once_more(
     hidden.rename(kept)
     status, detail = fate(client, drop)
     assert status == "failed"
-    assert detail.startswith(f"SetupError: The database knows of drops/{drop}, but file://")
+    assert f"SetupError: The database knows of drops/{drop}, but file://" in detail
     assert detail.endswith(" Upload it again to have it tried once more.")
 
     before = platform.dropped()
