@@ -71,6 +71,11 @@ def test_neighbours_whose_names_begin_alike_are_not_told(bucket: str) -> None:
     assert list(files_at(f"{bucket}/in").states()) == ["in.csv"]
 
 
+def test_an_object_of_the_name_of_the_folder_is_no_file_in_it(bucket: str) -> None:
+    files_at(bucket).write_each([("in", b"1")])
+    assert files_at(f"{bucket}/in").states() == {}
+
+
 def test_a_bucket_without_a_prefix_is_a_place(bucket: str) -> None:
     files = files_at(bucket)
     assert files.states() == {}
@@ -80,14 +85,15 @@ def test_a_bucket_without_a_prefix_is_a_place(bucket: str) -> None:
 
 
 def test_what_another_process_does_is_seen_at_once(files: Files, place: Place) -> None:
-    assert files.states() == {}
+    files.write_each([("old.csv", b"x")])
+    assert list(files.states()) == ["old.csv"]
     script = (
         "import sys; from pathlib import Path; from stock_assets.files import files_at; place, url"
         " = sys.argv[1:]; files_at(place if url else Path(place)).write_each([('a.csv', b'x')])"
     )
     is_url = "yes" if isinstance(place, str) else ""
     subprocess.run([sys.executable, "-c", script, str(place), is_url], check=True)
-    assert list(files.states()) == ["a.csv"]
+    assert sorted(files.states()) == ["a.csv", "old.csv"]
 
 
 def test_an_object_that_is_put_again_is_a_new_look(bucket: str) -> None:
