@@ -184,8 +184,10 @@ SCHEMES = {
     "s3": _Scheme(
         "s3",
         "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL",
-        options={"config_kwargs": {"max_pool_connections": AT_ONCE}},
-        parts={"chunksize": _BLOCK, "max_concurrency": 1},  # 20 MB in memory; left alone, 600
+        # An object is read by one request, and a large one sent in parts one after the other, 20 MB
+        # of it in memory: left alone, s3fs asks twice, and holds 600 MB.
+        options={"max_concurrency": 1, "config_kwargs": {"max_pool_connections": AT_ONCE}},
+        parts={"chunksize": _BLOCK},
     ),
     "gs": _Scheme("gcs", "GOOGLE_APPLICATION_CREDENTIALS", {}, {}),
     "abfs": _Scheme("azure", "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY", {}, {}),

@@ -14,7 +14,7 @@ import pytest
 
 from stock_assets.drops import complete, look
 from stock_assets.errors import SetupError
-from stock_assets.files import AT_ONCE, Bucket, Files, Place, files_at, spooled
+from stock_assets.files import Bucket, Files, Place, files_at, spooled
 from tests.conftest import names, s3fs
 
 LARGE = 20_000_000  # more than is sent at once
@@ -132,8 +132,11 @@ def test_contents_come_back(
         assert hashlib.file_digest(file, "sha256").digest() == hashlib.sha256(content).digest()
 
 
-def test_contents_come_in_order_without_those_that_are_not_there(files: Files) -> None:
-    expected = [(f"{number:03}", str(number).encode()) for number in range(AT_ONCE + 10)]
+def test_contents_come_in_order_without_those_that_are_not_there(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stock_assets.files.AT_ONCE", 5)
+    expected = [(f"{number:03}", str(number).encode()) for number in range(12)]
     files.write_each(iter(expected))
     asked = [name for name, _ in reversed(expected)]
     found = [*files.read_each(["none", *asked[:5], "none", *asked[5:]])]
@@ -186,11 +189,11 @@ print(tracemalloc.get_traced_memory()[1])
 
 
 def test_a_large_object_is_never_whole_in_memory(bucket: str, tmp_path: Path) -> None:
-    for name, size in (("small", 1), ("large", 3 * LARGE)):
+    for name, size in (("small", 1), ("large", 2 * LARGE)):
         (tmp_path / name).write_bytes(bytes(size))
     command = [sys.executable, "-c", COPIED, bucket, str(tmp_path)]  # the server is in this process
     told = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert int(told.stdout) < 50_000_000
+    assert int(told.stdout) < 35_000_000
 
 
 # Whole or not at all
@@ -335,6 +338,7 @@ def test_a_bucket_that_lets_nobody_in_is_told(
 @pytest.mark.usefixtures("_anew", "s3")
 def test_a_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(
         SetupError, match=r"s3://any does not answer as it should \(Could not connect"
     ):

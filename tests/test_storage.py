@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stock_assets.errors import SetupError
 from stock_assets.features import price_features
-from stock_assets.files import AT_ONCE, Bucket, Files, Place, files_at
+from stock_assets.files import Bucket, Files, Place, files_at
 from stock_assets.names import drop_key
 from stock_assets.settings import Settings
 from stock_assets.storage import KeptFile, Store
@@ -228,9 +228,10 @@ def test_features_are_replaced(store: Store) -> None:
     assert names(store.files) == ["features/A.parquet", "features/B.parquet"]
 
 
-def test_many_features_come_back_in_order(store: Store) -> None:
+def test_many_features_come_back_in_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than are on their way together."""
-    table = features(*((f"T{number:03}", 2) for number in range(AT_ONCE * 2 + 3)))
+    monkeypatch.setattr("stock_assets.files.AT_ONCE", 5)
+    table = features(*((f"T{number:03}", 2) for number in range(13)))
     store.write_features(table)
     found = store.read_features(["NONE", *table["ticker"].unique()[::-1]])
     pd.testing.assert_frame_equal(found, table, check_exact=True)
