@@ -113,7 +113,7 @@ class Node:
 
     def _environment(self, container: Object) -> dict[str, str]:
         """What the container finds; a path in a volume is where that is here."""
-        found = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        found: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             (named,) = source.values()
             found |= self.config[named["name"]]
@@ -133,7 +133,7 @@ class Node:
         if container["securityContext"]["readOnlyRootFilesystem"]:
             found["PYTHONPATH"] = f"{self.folder}:{ROOT}"
             found["MOUNTED"] = ":".join([*mounts, *mounts.values()])
-        return found
+        return found | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
 
 
 @dataclass
