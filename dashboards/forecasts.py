@@ -15,7 +15,6 @@ from dashboards.panels import (
     AIM_95,
     CHANGE,
     COUNT,
-    CURRENT,
     DATABASE,
     DATE,
     ERROR,
@@ -31,12 +30,14 @@ from dashboards.panels import (
     Scale,
     Sql,
     clicked,
+    current,
     events,
     finished,
     lines,
     link,
     listing,
     path,
+    quality,
     stats,
     variables,
 )
@@ -105,14 +106,7 @@ ALL_TICKERS = Row(
         (
             4,
             [
-                stats(
-                    "Forecasts current",
-                    "Share of tickers whose forecast knows all their prices. It falls when prices "
-                    "come and is back at 100 % when the runs they start are done.",
-                    CURRENT,
-                    Sql(queries.CURRENT),
-                    empty="no tickers yet",
-                ),
+                current(Sql(queries.CURRENT)),
                 stats(
                     "Newest prices",
                     "The newest day that any ticker has a price of. Where it lies before the time "
@@ -131,30 +125,8 @@ ALL_TICKERS = Row(
                     Sql(queries.CHAMPION),
                     empty="none chosen yet",
                 ),
-                stats(
-                    "Error against naive",
-                    "Mean absolute error of what people were shown, over the last 60 scored days, "
-                    "divided by that of naive forecasts. Below 1 is better than naive; the "
-                    "champion should do no harm.",
-                    ERROR,
-                    Sql(queries.live("error")),
-                    empty="nothing scored yet",
-                ),
-                stats(
-                    "Inside 80 %",
-                    "Share of closes inside the 80 % interval of what people were shown, over the "
-                    "last 60 scored days. Near 80 % is good: fewer are risks that were not told, "
-                    "more are intervals that are too wide.",
-                    INSIDE_80,
-                    Sql(queries.live("inside_80")),
-                    empty="nothing scored yet",
-                ),
-                stats(
-                    "Inside 95 %",
-                    "The same of the 95 % interval. Near 95 % is good.",
-                    INSIDE_95,
-                    Sql(queries.live("inside_95")),
-                    empty="nothing scored yet",
+                *quality(
+                    *(Sql(queries.live(name)) for name in ("error", "inside_80", "inside_95"))
                 ),
             ],
         )

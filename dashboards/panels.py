@@ -220,6 +220,50 @@ def stats(title: str, description: str, scale: Scale, *queries: Query, empty: st
     return _told(panel, title, description, scale, queries, empty=empty)
 
 
+def current(query: Query) -> stat.Panel:
+    """The share of tickers whose forecast is current."""
+    return stats(
+        "Forecasts current",
+        "Share of tickers whose forecast knows all their prices. It falls when prices come and is "
+        "back at 100 % when the runs they start are done.",
+        CURRENT,
+        query,
+        empty="no tickers yet",
+    )
+
+
+def quality(error: Query, inside_80: Query, inside_95: Query) -> list[stat.Panel]:
+    """How what people were shown did, on the last days that are scored."""
+    empty = "nothing scored yet"
+    return [
+        stats(
+            "Error against naive",
+            "Mean absolute error of what people were shown, over the last 60 scored days, divided "
+            "by that of naive forecasts. Below 1 is better than naive; the champion should do no "
+            "harm.",
+            ERROR,
+            error,
+            empty=empty,
+        ),
+        stats(
+            "Inside 80 %",
+            "Share of closes inside the 80 % interval of what people were shown, over the last 60 "
+            "scored days. Near 80 % is good: fewer are risks that were not told, more are "
+            "intervals that are too wide.",
+            INSIDE_80,
+            inside_80,
+            empty=empty,
+        ),
+        stats(
+            "Inside 95 %",
+            "The same of the 95 % interval. Near 95 % is good.",
+            INSIDE_95,
+            inside_95,
+            empty=empty,
+        ),
+    ]
+
+
 def lines(
     title: str, description: str, scale: Scale, *queries: Query, empty: str
 ) -> timeseries.Panel:

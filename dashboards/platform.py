@@ -13,12 +13,9 @@ from dashboards.panels import (
     BYTES,
     COUNT,
     CURRENT,
-    ERROR,
     FAIR,
     FAULTS,
     GOOD,
-    INSIDE_80,
-    INSIDE_95,
     NAIVE,
     REJECTED,
     SECONDS,
@@ -26,6 +23,7 @@ from dashboards.panels import (
     Row,
     Scale,
     bars,
+    current,
     finished,
     labels,
     layers,
@@ -35,6 +33,7 @@ from dashboards.panels import (
     marks,
     metric,
     now,
+    quality,
     stats,
     variables,
 )
@@ -117,16 +116,11 @@ NOW = Row(
                     now("min by (source) (stock_assets_source_up)", "{{source}}"),
                     empty="not scraped",
                 ),
-                stats(
-                    "Forecasts current",
-                    "Share of tickers whose forecast knows all their prices. It falls when prices "
-                    "come and is back at 100 % when the runs they start are done.",
-                    CURRENT,
+                current(
                     now(
                         f"{fact('tickers', forecast='current')}"
                         f" / (sum({fact('tickers', 'forecast')}) > 0)"
-                    ),
-                    empty="no tickers",
+                    )
                 ),
                 stats(
                     "Sessions without prices",
@@ -322,30 +316,12 @@ FORECASTS = Row(
         (
             4,
             [
-                stats(
-                    "Error against naive",
-                    "Mean absolute error of what people were shown, over the last 60 scored days, "
-                    "divided by that of naive forecasts. Below 1 is better than naive; the "
-                    "champion should do no harm.",
-                    ERROR,
+                *quality(
                     now(fact("live_error_ratio", model="champion")),
-                    empty="nothing scored yet",
-                ),
-                stats(
-                    "Inside 80 %",
-                    "Share of closes inside the 80 % interval of what people were shown, over the "
-                    "last 60 scored days. Near 80 % is good; fewer are risks not told, more are "
-                    "intervals too wide.",
-                    INSIDE_80,
-                    now(fact("interval_coverage_ratio", model="champion", interval="80")),
-                    empty="nothing scored yet",
-                ),
-                stats(
-                    "Inside 95 %",
-                    "The same of the 95 % interval. Near 95 % is good.",
-                    INSIDE_95,
-                    now(fact("interval_coverage_ratio", model="champion", interval="95")),
-                    empty="nothing scored yet",
+                    *(
+                        now(fact("interval_coverage_ratio", model="champion", interval=interval))
+                        for interval in ("80", "95")
+                    ),
                 ),
                 stats(
                     "Scored days",

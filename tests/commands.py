@@ -21,6 +21,7 @@ import httpx
 import psutil
 import pytest
 
+from stock_assets.api.uploads import UNFINISHED
 from tests.browser import free_port
 from tests.conftest import ROOT
 
@@ -251,7 +252,8 @@ def half_an_upload(service: Service, file: Path) -> Iterator[Callable[[], bytes]
             return sender.recv(12)
 
         sender.sendall(_HEAD.format(len(form)).encode() + form[:half])
-        wait_until("begun upload", lambda: any(service.home.glob("drops/.upload-*")), seconds=10)
+        begun = f"drops/{UNFINISHED}*"
+        wait_until("begun upload", lambda: any(service.home.glob(begun)), seconds=10)
         yield finish
 
 

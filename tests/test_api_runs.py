@@ -25,6 +25,7 @@ from dagster._core.events.log import EventLogEntry
 
 from stock_assets.api import monitor, service
 from stock_assets.api.app import create_app
+from stock_assets.api.dagster import Dagster
 from stock_assets.database import Database
 from stock_assets.errors import RunFailedError
 from stock_assets.files import files_at
@@ -35,7 +36,6 @@ from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 from tests.bench.ui import web_server
 from tests.browser import free_port, patiently, running
-from tests.commands import wait_until
 from tests.conftest import ROOT, as_csv, make_prices
 from tests.series import Series
 from tests.test_api import Client, body, problem, settings_of, tell
@@ -914,12 +914,22 @@ def test_metrics_tell_of_runs_assets_and_checks(
 
 
 def test_metrics_are_asked_for_in_one_query_and_told_while_it_lasts(
-    platform: Platform,
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(monitor, "PATIENCE_SECONDS", 10.0)
+    asked, ask = [], Dagster.ask
+
+    async def heard(dagster: Dagster, query: str, **variables: Any) -> dict[str, Any]:
+        asked.append(query)
+        return await ask(dagster, query, **variables)
+
+    monkeypatch.setattr(Dagster, "ask", heard)
     with platform.service() as client:
+        told = scraped(client)
+        assert told["source_up", "dagster"] == 1
+        assert len(asked) == 2  # where our jobs are, which is asked once, and all else
+        assert scraped(client).of_name("runs") == told.of_name("runs")
+        assert len(asked) == 2
+        monkeypatch.setattr(monitor, "FRESH_SECONDS", 0.0)
         scraped(client)
-        wait_until("Dagster", lambda: scraped(client)["source_up", "dagster"] == 1, seconds=30)
-        begun = time.monotonic()
-        for _ in range(20):
-            assert scraped(client)["source_up", "dagster"] == 1
-        assert time.monotonic() - begun < 10
+        assert len(asked) == 3

@@ -16,7 +16,9 @@ import pytest
 from prometheus_client import Counter as Counted
 from prometheus_client import Histogram
 
-from stock_assets import metrics
+from dashboards import queries
+from stock_assets import champion, metrics
+from stock_assets.api import figures as read
 from stock_assets.api import monitor
 from stock_assets.api.app import create_app
 from stock_assets.api.figures import read_figures
@@ -67,6 +69,11 @@ def test_every_metric_has_our_prefix_and_says_what_it_is() -> None:
     assert all(name.startswith("stock_assets_") for name in names)
     helps = [*(fact.help for fact in FACTS), *(one._documentation for one in counted)]
     assert [text for text in helps if not text.endswith(".") or len(text) < 15] == []
+
+
+def test_live_figures_are_of_as_many_days_as_the_champion_is_judged_by() -> None:
+    assert read.LIVE_DAYS == champion.LIVE_DAYS
+    assert f"LIMIT {champion.LIVE_DAYS}" in queries.LAST_60
 
 
 # Of the database

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 TICKERS = ("AAPL", "IBM", "MSFT")
 SECONDS = 240  # a busy machine may take for anything that is waited for
-NOT_YET = {"__range": "10m", "__rate_interval": "30s"}
+WINDOWS = {"__range": "10m", "__rate_interval": "30s"}
 _METRIC = re.compile(r"\b(?:stock_assets|node|pg|process)_\w+")
 
 
@@ -186,7 +186,7 @@ def test_every_panel_has_something_to_tell(at_work: Monitored) -> None:
 
     def all_told() -> bool:
         for one in [*silent]:
-            expression = grafana.promql(one.split(": ", 2)[2], NOT_YET)
+            expression = grafana.promql(one.split(": ", 2)[2], WINDOWS)
             if at_work.prometheus.has_told(expression):
                 silent.discard(one)
         return not silent

@@ -583,6 +583,21 @@ def test_a_bucket_that_is_not_there_is_told(settings: Settings, spool: Path) -> 
     assert [*spool.iterdir()] == []
 
 
+def test_what_a_killed_service_left_on_its_way_to_a_bucket_is_swept(
+    to_bucket: FastAPI, spool: Path
+) -> None:
+    for name in (f"{UNFINISHED}a", ".upload-of-another", "other"):
+        (spool / name).touch()
+        os.utime(spool / name, (1, 1))
+
+    async def begin() -> None:
+        async with to_bucket.router.lifespan_context(to_bucket):
+            pass
+
+    asyncio.run(begin())
+    assert {path.name for path in spool.iterdir()} == {".upload-of-another", "other"}
+
+
 def test_a_full_disk_of_temporary_files_is_told(to_bucket: FastAPI, spool: Path) -> None:
     large = CSV + CSV.split(b"\n", 1)[1] * 20_000
     with files_of_at_most(1_000_000):

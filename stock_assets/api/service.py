@@ -6,7 +6,6 @@ from contextlib import suppress
 from datetime import date
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,8 +45,7 @@ class Service:
 
     async def start(self) -> None:
         """Tidy up after earlier processes; connect, so that the first who asks need not wait."""
-        if isinstance(self._settings.drop_folder, Path):
-            await run_sync(uploads.sweep, self._settings.drop_folder)
+        await run_sync(uploads.sweep, self._drops.spool())
         self._connecting = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:

@@ -18,7 +18,7 @@ from stock_assets.api.problems import ProblemError
 from stock_assets.csv_text import COLUMNS, LOOK, doubts, is_gzip, look
 from stock_assets.files import Files, spooled
 
-UNFINISHED = ".upload-"  # hidden: the sensor passes over it
+UNFINISHED = ".stock-assets-upload-"  # hidden from the sensor; nobody else's, where all put files
 _STALE_SECONDS = 86_400.0
 _FIELD = b"file"
 _EXPECTED = 'Expected a form with one file in the field "file": curl -F "file=@prices.csv"'
