@@ -27,3 +27,11 @@ class RunFailedError(StockAssetsError):
 
 class BacktestError(StockAssetsError):
     """The prices do not allow the backtest that was asked for."""
+
+
+class ProviderError(StockAssetsError):
+    """A provider has no usable prices of a ticker; others may be had."""
+
+
+class ProviderDownError(ProviderError):
+    """It is no use to ask a provider on: it is down, refuses us, or our limit is used up."""

@@ -54,6 +54,8 @@ class Settings(BaseSettings):
             what it gives every run if not set.
         models: Names of the models that compete with the naive one, with commas between them.
         dagster_url: Address of the Dagster webserver, which the service asks for runs.
+        provider: Where prices are fetched: yahoo, alphavantage or the address of a CSV of ours.
+        alphavantage_key: What lets us into Alpha Vantage.
         api_keys: Who may use the service, as `keys.parse_keys` reads it; anybody if not set.
         api_rate_limit: Requests that a key may make, such as 100/second or 5000/minute.
         log_level: Of the service.
@@ -81,6 +83,8 @@ class Settings(BaseSettings):
         "gradient_boosting",
     )
     dagster_url: str = "http://127.0.0.1:3000"
+    provider: str = "yahoo"
+    alphavantage_key: SecretStr = SecretStr("")
     api_keys: SecretStr = SecretStr("")
     api_rate_limit: str = "6000/minute"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -59,6 +59,8 @@ def test_defaults_work_without_any_environment(tmp_path: Path) -> None:
         ("STOCK_ASSETS_HEAVY_MEMORY", "4Gi", "heavy_memory", "4Gi"),
         ("STOCK_ASSETS_MODELS", "ridge,random_forest", "models", ("ridge", "random_forest")),
         ("STOCK_ASSETS_DAGSTER_URL", "http://dagster", "dagster_url", "http://dagster"),
+        ("STOCK_ASSETS_PROVIDER", "alphavantage", "provider", "alphavantage"),
+        ("STOCK_ASSETS_ALPHAVANTAGE_KEY", "K", "alphavantage_key", SecretStr("K")),
         ("STOCK_ASSETS_API_KEYS", "a:read:f", "api_keys", SecretStr("a:read:f")),
         ("STOCK_ASSETS_API_RATE_LIMIT", "5/second", "api_rate_limit", "5/second"),
         ("STOCK_ASSETS_LOG_LEVEL", "debug", "log_level", "debug"),
