@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from stock_assets.csv_text import COLUMNS
 from stock_assets.database import Database
-from stock_assets.files import Bucket, Files, Folder, Place
+from stock_assets.files import Bucket, Files, Folder, Place, files_at
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 
@@ -151,6 +151,20 @@ def s3fs() -> Any:
     from fsspec import filesystem  # noqa: PLC0415
 
     return filesystem("s3", use_listings_cache=False)
+
+
+@pytest.fixture
+def connections() -> Iterator[None]:
+    """Those to stores are made anew, by what the environment says then."""
+    from s3fs import S3FileSystem  # noqa: PLC0415
+
+    def forget() -> None:
+        files_at.cache_clear()
+        S3FileSystem.clear_instance_cache()
+
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -301,22 +301,8 @@ ASKED: dict[str, Callable[[Files], Any]] = {
 }
 
 
-@pytest.fixture
-def _anew() -> Iterator[None]:
-    """Connections are made anew, by what the environment says then."""
-    from s3fs import S3FileSystem  # noqa: PLC0415
-
-    def forget() -> None:
-        files_at.cache_clear()
-        S3FileSystem.clear_instance_cache()
-
-    forget()
-    yield
-    forget()
-
-
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
-@pytest.mark.usefixtures("_anew")
+@pytest.mark.usefixtures("connections")
 def test_a_bucket_that_lets_nobody_in_is_told(
     bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ask: Callable[[Files], Any]
 ) -> None:
@@ -335,7 +321,7 @@ def test_a_bucket_that_lets_nobody_in_is_told(
         )
 
 
-@pytest.mark.usefixtures("_anew", "s3")
+@pytest.mark.usefixtures("connections", "s3")
 def test_a_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
