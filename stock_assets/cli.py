@@ -20,6 +20,7 @@ from stock_assets.console import (
     out,
     path_table,
     period,
+    print_fetched,
     print_ingested,
     short,
 )
@@ -187,6 +188,36 @@ def ingest(
         raise typer.Exit(EXIT_REFUSED)
     if strict and any(item.drop.rejected for item in ingested):
         raise typer.Exit(EXIT_REJECTED)
+
+
+@app.command()
+def fetch(
+    tickers: Annotated[
+        list[str] | None, typer.Argument(help="Tickers; the universe, or all, if none is named.")
+    ] = None,
+    *,
+    provider: Annotated[
+        str, typer.Option(help="yahoo, alphavantage or the address of a CSV; as is set.")
+    ] = "",
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="First day; what is missing if not given."),
+    ] = None,
+) -> None:
+    """Fetch daily prices from a provider and forecast their tickers, here and now.
+
+    Exit code: 0; 2 if there was nothing of a ticker; 3 if nothing could be fetched or forecast.
+    """
+    installation = _installation()
+    folder = files_at(installation.settings.drop_folder)
+    fetched = installation.fetch(tickers or [], provider, since and since.date())
+    print_fetched(fetched)
+    ingested = installation.ingest([(folder, name) for name in fetched["drops"]])
+    if ingested:
+        print_ingested(ingested)
+        installation.refresh(installation.stale_tickers())
+    if fetched["failures"]:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()

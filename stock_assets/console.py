@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,20 @@ def _table(title: str, columns: Sequence[str], *, left: Collection[str] = ()) ->
     for name in columns:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     return table
+
+
+def print_fetched(fetched: Mapping[str, Any]) -> None:
+    """What came from a provider: the metadata of fetched_prices."""
+    told = (
+        f"{fetched['provider']}, to {fetched['last_day']}: {fetched['rows']:,} rows of "
+        f"{fetched['tickers_with_news']:,} tickers, nothing new of {fetched['tickers_unchanged']:,}"
+    )
+    out.print(told, markup=False, highlight=False, soft_wrap=True)
+    for ticker, change in fetched["tickers_rewritten"].items():
+        told = f"{ticker}: its history was rewritten, old closes are {change:.4g} of what they were"
+        out.print(told, markup=False, highlight=False, soft_wrap=True)
+    for ticker, why in fetched["failures"].items():
+        out.print(f"{ticker}: {why}", style="red", markup=False, soft_wrap=True)
 
 
 def print_ingested(ingested: Sequence["Ingested"]) -> None:

@@ -16,6 +16,7 @@ def defs() -> dg.Definitions:
         assets=dg.map_asset_specs(
             automation.with_freshness,
             [
+                assets.fetched_prices,
                 assets.raw_prices,
                 assets.validated_prices,
                 assets.price_features,
@@ -34,6 +35,11 @@ def defs() -> dg.Definitions:
             "settings": current_settings(),
             "database": Database(current_settings().prediction_database_url),
             "store": Store(files_at(current_settings().store)),
+            "watch": _unwatched,
         },
         executor=dg.in_process_executor,
     )
+
+
+def _unwatched(done: int, total: int) -> None:
+    """Where nobody looks on while tickers are fetched."""

@@ -35,6 +35,7 @@ from stock_assets.tables import (
 
 NAIVE = "naive"  # the one that every ticker has
 SHOWN = "champion"  # in place of a model: what people were shown
+SPLIT = 1.2  # an old close that is so many times another: five shares became six, or more
 _DAYS_AT_ONCE = 1_000
 
 
@@ -403,20 +404,28 @@ class ForecastRecords(Connection):
 
 
 def _scores() -> sa.Select[Any]:
-    """What the rows of forecast_scores are, of any prices and forecasts."""
-    told, naive, actual = forecasts, forecasts.alias("naive"), prices
+    """What the rows of forecast_scores are, of any prices and forecasts.
+
+    A close counts in the shares of the day that the forecast was made on. What the naive forecast
+    told is the close of that day as it was then: where it is another one now, by more than a
+    correction, there was a split.
+    """
+    told, naive, actual, now = forecasts, forecasts.alias("naive"), prices, prices.alias("now")
+    change = now.c.close / naive.c.close
+    close = actual.c.close / sa.case((change.between(1 / SPLIT, SPLIT), 1.0), else_=change)
     return (
         sa.select(
             *(told.c[name] for name in ("ticker", "as_of", "h", "model")),
             actual.c.close.label("actual_close"),
-            sa.func.ln(actual.c.close / told.c.close).label("error"),
-            sa.func.ln(actual.c.close / naive.c.close).label("naive_error"),
-            actual.c.close.between(told.c.lo_80, told.c.hi_80).label("inside_80"),
-            actual.c.close.between(told.c.lo_95, told.c.hi_95).label("inside_95"),
+            sa.func.ln(close / told.c.close).label("error"),
+            sa.func.ln(close / naive.c.close).label("naive_error"),
+            close.between(told.c.lo_80, told.c.hi_80).label("inside_80"),
+            close.between(told.c.lo_95, told.c.hi_95).label("inside_95"),
         )
         .select_from(actual)
         .join(told, _outcome())
         .join(naive, same(told, naive.c, "ticker", "as_of", "h") & (naive.c.model == NAIVE))
+        .join(now, (now.c.ticker == told.c.ticker) & (now.c.date == told.c.as_of))
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -101,6 +101,26 @@ class Installation:
         with self._progress() as progress:
             shown = progress.track(files, description="Validating files")
             return [self._ingest(place, name) for place, name in shown]
+
+    def fetch(self, tickers: Collection[str], provider: str, since: date | None) -> dict[str, Any]:
+        """Fetch prices into the drop folder; returns the metadata of fetched_prices.
+
+        Args:
+            tickers: As `fetching.wanted_tickers` takes them.
+            provider: That of the settings if empty.
+            since: The first day; if not set, whatever is missing.
+
+        Raises:
+            RunFailedError: Nothing could be had.
+        """
+        with self._progress() as progress:
+            task = progress.add_task("Fetching prices", total=None)
+            return self._runs.fetch(
+                tickers,
+                provider,
+                since,
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
 
     def refresh(self, tickers: Collection[str], *, train: bool = False) -> None:
         """Forecast tickers, in ranges, with training where it is asked for or needed.

@@ -1,6 +1,7 @@
 """Dagster runs in this process, one after the other, recorded as any other run."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ _TAGS = {
     # The daemon cannot retry what it did not launch.
     "dagster/max_retries": "0",
 }
+Watch = Callable[[int, int], None]  # how many are done, of how many
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -40,8 +42,23 @@ class LocalRuns:
         """
         self._instance.add_dynamic_partitions(str(CSV_DROPS.name), [drop_key])
         result = self._run("ingest_drop", partition_key=drop_key)
-        (materialization,) = result.asset_materializations_for_node("validated_prices")
-        return {name: value.value for name, value in materialization.metadata.items()}
+        return _metadata(result, "validated_prices")
+
+    def fetch(
+        self, tickers: Collection[str], provider: str, since: date | None, watch: Watch
+    ) -> dict[str, Any]:
+        """Have prices fetched into the drop folder; returns the metadata of fetched_prices.
+
+        Raises:
+            RunFailedError: Nothing could be had.
+        """
+        config = {"tickers": list(tickers), "provider": provider, "since": f"{since or ''}"}
+        result = self._run(
+            "fetch_prices",
+            config={"ops": {"fetched_prices": {"config": config}}},
+            resources={"watch": watch},
+        )
+        return _metadata(result, "fetched_prices")
 
     def plan(self, tickers: Collection[str], *, train: bool) -> list[tuple[dg.RunRequest, int]]:
         """The runs that forecast these tickers, in order, each with how many of them it holds."""
@@ -67,18 +84,28 @@ class LocalRuns:
         )
 
     def _run(
-        self, job: str, *, tags: Mapping[str, str] | None = None, **options: Any
+        self,
+        job: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> dg.ExecuteInProcessResult:
         result = self._definitions.resolve_job_def(job).execute_in_process(
             instance=self._instance,
             tags=_TAGS | dict(tags or {}),
-            run_config=_QUIET,
+            run_config=_QUIET | dict(config or {}),
             raise_on_error=False,
             **options,
         )
         if not result.success:
             raise RunFailedError(_why(result))
         return result
+
+
+def _metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    (materialization,) = result.asset_materializations_for_node(asset)
+    return {name: value.value for name, value in materialization.metadata.items()}
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:

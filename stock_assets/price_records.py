@@ -61,6 +61,7 @@ class TickerState:
     Attributes:
         ticker: Its name.
         price_revision: Counts the changes of its prices.
+        last_day: Of its history.
         days: Of its history.
         needs_forecast: Its prices changed after its last forecast, or one is due anyway.
         needs_training: It has no model, or prices changed that its model was trained on, or its
@@ -70,10 +71,28 @@ class TickerState:
 
     ticker: str
     price_revision: int
+    last_day: date
     days: int
     needs_forecast: bool
     needs_training: bool
     due: str
+
+
+@dataclass(frozen=True)
+class LastPrices:
+    """The newest prices of a ticker.
+
+    Attributes:
+        sector: Its newest one.
+        first: Its first day.
+        last: Its last day.
+        days: close, open, low, high and volume by day, ascending.
+    """
+
+    sector: str
+    first: date
+    last: date
+    days: pd.DataFrame
 
 
 class PriceRecords(Connection):
@@ -181,6 +200,37 @@ class PriceRecords(Connection):
                 chunks.append(_next_prices(cursor))
         return pd.concat(chunks, ignore_index=True)
 
+    def last_prices(self, wanted: Collection[str], days: int) -> dict[str, LastPrices]:
+        """The last days of those of these tickers that have any."""
+        age = sa.func.row_number().over(partition_by=prices.c.ticker, order_by=prices.c.date.desc())
+        aged = sa.select(prices, age.label("age")).where(prices.c.ticker.in_(wanted)).subquery()
+        values = ("date", "close", "open", "low", "high", "volume")
+        query = (
+            sa.select(
+                tickers.c.ticker,
+                tickers.c.sector,
+                tickers.c.first_date,
+                tickers.c.last_date,
+                *(aged.c[name] for name in values),
+            )
+            .join(aged, aged.c.ticker == tickers.c.ticker)
+            .where(aged.c.age <= days)
+            .order_by(aged.c.ticker, aged.c.date)
+        )
+        with self.engine.connect() as connection:
+            rows = frame(connection.execute(query))
+        index = pd.to_datetime(rows["date"]).astype("datetime64[ns]")
+        rows[list(values[1:])] = rows[list(values[1:])].astype(float)
+        return {
+            str(ticker): LastPrices(
+                sector=of_ticker["sector"].iloc[0],
+                first=of_ticker["first_date"].iloc[0],
+                last=of_ticker["last_date"].iloc[0],
+                days=of_ticker[list(values[1:])].set_axis(index[of_ticker.index]),
+            )
+            for ticker, of_ticker in rows.groupby("ticker")
+        }
+
     def ticker_states(self) -> list[TickerState]:
         """What each ticker with prices is in need of, ascending by ticker."""
         needs_forecast = sa.or_(
@@ -197,6 +247,7 @@ class PriceRecords(Connection):
         query = sa.select(
             tickers.c.ticker,
             tickers.c.price_revision,
+            tickers.c.last_date,
             tickers.c.days,
             needs_forecast,
             needs_training,
@@ -204,8 +255,10 @@ class PriceRecords(Connection):
         ).order_by(tickers.c.ticker)
         with self.engine.connect() as connection:
             return [
-                TickerState(ticker, revision, days, bool(forecast), bool(training), due)
-                for ticker, revision, days, forecast, training, due in connection.execute(query)
+                TickerState(ticker, revision, last, days, bool(forecast), bool(training), due)
+                for ticker, revision, last, days, forecast, training, due in connection.execute(
+                    query
+                )
             ]
 
 

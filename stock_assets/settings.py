@@ -55,6 +55,8 @@ class Settings(BaseSettings):
         models: Names of the models that compete with the naive one, with commas between them.
         dagster_url: Address of the Dagster webserver, which the service asks for runs.
         provider: Where prices are fetched: yahoo, alphavantage or the address of a CSV of ours.
+        universe: Tickers that schedules fetch, and their sectors: AAPL:Technology,XOM:Energy or
+            the path or address of a CSV that has both; none if not set.
         alphavantage_key: What lets us into Alpha Vantage.
         api_keys: Who may use the service, as `keys.parse_keys` reads it; anybody if not set.
         api_rate_limit: Requests that a key may make, such as 100/second or 5000/minute.
@@ -84,6 +86,7 @@ class Settings(BaseSettings):
     )
     dagster_url: str = "http://127.0.0.1:3000"
     provider: str = "yahoo"
+    universe: str = ""
     alphavantage_key: SecretStr = SecretStr("")
     api_keys: SecretStr = SecretStr("")
     api_rate_limit: str = "6000/minute"

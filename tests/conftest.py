@@ -5,9 +5,10 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
@@ -20,6 +21,9 @@ from stock_assets.database import Database
 from stock_assets.files import Bucket, Files, Folder, Place, files_at
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
+
+if TYPE_CHECKING:
+    from tests.market_data import Market
 
 ROOT = Path(__file__).parents[1]
 SHARED_PRICES = ROOT.parent / "shared" / "data" / "sp500_2015_2019.csv.gz"
@@ -224,3 +228,43 @@ def shared_prices() -> Path:
     if not SHARED_PRICES.exists():
         pytest.skip(f"the real prices are not at {SHARED_PRICES}")
     return SHARED_PRICES
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Market"]:
+    """Those who have prices, on this machine."""
+    from tests.market_data import serving  # noqa: PLC0415
+
+    with serving(tmp_path_factory.mktemp("market")) as market:
+        yield market
+
+
+@pytest.fixture
+def market(
+    hosts: "Market",
+    monkeypatch: pytest.MonkeyPatch,
+    waits: list[float],  # noqa: ARG001
+) -> Iterator["Market"]:
+    """The same, which nobody has asked yet, and nobody waits for."""
+    yfinance = pytest.importorskip("yfinance", reason="yfinance is not installed")
+    from stock_assets.providers import asking  # noqa: PLC0415
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in hosts.environment.items():
+        monkeypatch.setenv(name, text)
+    hosts.clear()
+    yfinance.data.SingletonMeta._instances.clear()  # it holds the crumb, cookies and certificates
+    monkeypatch.setattr(yfinance.base, "_tz_info_fetch_ctr", 0)
+    asking._trust.cache_clear()
+    yield hosts
+    hosts.over.set()
+    asking._trust.cache_clear()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were waited, but for the waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited

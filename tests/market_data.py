@@ -23,11 +23,12 @@ import trustme
 YAHOO = "query2.finance.yahoo.com"
 ALPHA_VANTAGE = "www.alphavantage.co"
 CSVS = "prices.example.com"
+QUOTES = "query1.finance.yahoo.com"
 HOSTS = (
     YAHOO,
     ALPHA_VANTAGE,
     CSVS,
-    "query1.finance.yahoo.com",
+    QUOTES,
     "fc.yahoo.com",
     "guce.yahoo.com",
     "consent.yahoo.com",
@@ -81,7 +82,7 @@ class Market:
         self._answers: dict[tuple[str, str], list[Answer]] = defaultdict(list)
         cookie = "A3=d=AQABBK; Expires=Sat, 1 Jan 2050 00:00:00 GMT; Domain=.yahoo.com; Path=/"
         self.answer("fc.yahoo.com", "/", Answer(b"", 404, {"Set-Cookie": cookie}))
-        self.answer("query1.finance.yahoo.com", "/v1/test/getcrumb", Answer(b"dFhd2vYkS7L"))
+        self.answer(QUOTES, "/v1/test/getcrumb", Answer(b"dFhd2vYkS7L"))
         self.answer(YAHOO, "/v1/test/getcrumb", Answer(b"dFhd2vYkS7L"))
         self.answer("guce.yahoo.com", "/consent", Answer(b"<html>Yahoo is part of ...</html>"))
 
@@ -98,6 +99,17 @@ class Market:
     def chart(self, symbol: str, *answers: Answer) -> None:
         """Answers of Yahoo's chart API."""
         self.answer(YAHOO, f"/v8/finance/chart/{symbol}", *answers)
+
+    def sector(self, symbol: str, sector: str) -> None:
+        """All that Yahoo is asked for to tell a sector."""
+        path = "/ws/fundamentals-timeseries/v1/finance/timeseries"
+        told = {
+            (YAHOO, f"/v10/finance/quoteSummary/{symbol}"): profile(sector),
+            (QUOTES, "/v7/finance/quote"): as_json({"quoteResponse": {"result": []}}),
+            (QUOTES, f"{path}/{symbol}"): as_json({"timeseries": {"result": [], "error": None}}),
+        }
+        for (host, name), answer in told.items():
+            self.answer(host, name, answer)
 
     def api(self, function: str, symbol: str, *answers: Answer) -> None:
         """Answers of Alpha Vantage."""

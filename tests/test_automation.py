@@ -23,10 +23,11 @@ from dagster._core.remote_origin import (
 from stock_assets.database import Database
 from stock_assets.defs.automation import (
     DROPS_AT_ONCE,
-    EXCHANGE_TIME,
     MARKET_TAG,
     drop_sensor,
+    hourly_fetch,
     market_is_due,
+    nightly_fetch,
     nightly_forecast,
     refresh_sensor,
     run_requests,
@@ -36,6 +37,7 @@ from stock_assets.errors import SetupError
 from stock_assets.files import Bucket, files_at
 from stock_assets.prices import validate_csv
 from stock_assets.ranges import GAP
+from stock_assets.sessions import EXCHANGE_TIME
 from stock_assets.settings import Settings
 from stock_assets.storage import Store
 from tests.conftest import as_csv, make_prices, names
@@ -797,15 +799,18 @@ def on_disk(market: Sensors, tmp_path: Path) -> Iterator[Sensors]:
         yield market
 
 
-SATURDAY = datetime(2019, 7, 6, 6, tzinfo=ZoneInfo(EXCHANGE_TIME))
+FRIDAY = datetime(2019, 7, 5, 18, 30, tzinfo=ZoneInfo(EXCHANGE_TIME))
 
 
-def evaluate(schedule: dg.ScheduleDefinition, sensors: Sensors) -> list[dg.RunRequest]:
+def evaluate(
+    schedule: dg.ScheduleDefinition, sensors: Sensors, at: datetime = FRIDAY, universe: str = ""
+) -> list[dg.RunRequest]:
     """What the daemon makes of a schedule: it has rules of its own on several requests."""
+    settings = sensors.settings.model_copy(update={"universe": universe})
     with dg.build_schedule_context(
         instance=sensors.instance,
-        resources={"settings": sensors.settings, "database": sensors.database},
-        scheduled_execution_time=SATURDAY,
+        resources={"settings": settings, "database": sensors.database},
+        scheduled_execution_time=at,
     ) as context:
         told = schedule.evaluate_tick(context)
     assert bool(told.run_requests) is (not told.skip_message)
@@ -816,9 +821,9 @@ def test_every_ticker_is_forecast_at_night_by_the_sensor(on_disk: Sensors) -> No
     assert on_disk.refresh() == []
     (request,) = evaluate(nightly_forecast, on_disk)
     assert the_run(request) == MARKET
-    assert request.run_key == "nightly-2019-07-06"
+    assert request.run_key == "nightly-2019-07-05"
     states = on_disk.database.ticker_states()
-    assert {state.due for state in states} == {"nightly forecast of 2019-07-06"}
+    assert {state.due for state in states} == {"nightly forecast of 2019-07-05"}
     assert all(state.needs_forecast and not state.needs_training for state in states)
     on_disk.launch([request])
     assert on_disk.refresh() == []
@@ -837,7 +842,7 @@ def test_what_failed_by_day_is_asked_for_again_at_night(on_disk: Sensors) -> Non
 def test_weekly_training_is_of_the_market(on_disk: Sensors) -> None:
     (request,) = evaluate(weekly_training, on_disk)
     assert the_run(request) == MARKET._replace(trains_market=True)
-    assert request.run_key == "weekly-2019-07-06"
+    assert request.run_key == "weekly-2019-07-05"
     assert not any(state.needs_forecast for state in on_disk.database.ticker_states())
 
 
@@ -860,3 +865,53 @@ def test_schedule_skips_where_there_are_no_prices(
     sensors: Sensors, schedule: dg.ScheduleDefinition
 ) -> None:
     assert evaluate(schedule, sensors) == []
+
+
+def test_nothing_is_forecast_on_a_holiday(on_disk: Sensors) -> None:
+    independence_day = FRIDAY.replace(day=4)
+    assert evaluate(nightly_forecast, on_disk, independence_day) == []
+    assert not any(state.needs_forecast for state in on_disk.database.ticker_states())
+
+
+# Fetching, of tickers that have prices to the last trading day of June 2019
+
+
+def evening(month: int, day: int, hour: int = 18, minute: int = 5) -> datetime:
+    return datetime(2019, month, day, hour, minute, tzinfo=ZoneInfo(EXCHANGE_TIME))
+
+
+@pytest.mark.parametrize("schedule", [nightly_fetch, hourly_fetch])
+@pytest.mark.parametrize(
+    ("at", "universe", "asks"),
+    [
+        (evening(6, 28), "A,B", False),  # all is there
+        (evening(7, 1), "A,B", True),
+        (evening(7, 1, 15, 59), "A,B", False),  # the exchange is open still
+        (evening(7, 1, 16, 0), "A,B", True),
+        (evening(6, 30), "A,B", False),  # a Sunday
+        (evening(6, 30), "A,NEW", True),
+        (evening(7, 3, 12, 59), "LATE", True),
+        (evening(7, 1), "", False),
+    ],
+)
+def test_prices_are_fetched_when_a_trading_day_is_over_and_some_are_missing(
+    on_disk: Sensors, schedule: dg.ScheduleDefinition, at: datetime, universe: str, *, asks: bool
+) -> None:
+    assert bool(evaluate(schedule, on_disk, at, universe)) is asks
+
+
+@pytest.mark.parametrize(("hour", "minute", "asks"), [(12, 59, False), (13, 0, True)])
+def test_half_days_are_over_early(on_disk: Sensors, hour: int, minute: int, *, asks: bool) -> None:
+    take(on_disk.database, make_prices("A", 1).assign(date=pd.Timestamp("2019-07-02")))
+    assert bool(evaluate(nightly_fetch, on_disk, evening(7, 3, hour, minute), "A")) is asks
+
+
+def test_one_run_fetches_at_a_time(on_disk: Sensors) -> None:
+    (request,) = evaluate(nightly_fetch, on_disk, evening(7, 1), "A,B")
+    on_disk.instance.add_run(
+        dg.DagsterRun(job_name="fetch_prices", run_id=str(uuid4()), tags=request.tags)
+    )
+    assert evaluate(hourly_fetch, on_disk, evening(7, 1), "A,B") == []
+    (run,) = on_disk.instance.get_runs(dg.RunsFilter(job_name="fetch_prices"))
+    on_disk.instance.report_run_failed(run)
+    assert len(evaluate(hourly_fetch, on_disk, evening(7, 1), "A,B")) == 1

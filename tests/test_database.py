@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from stock_assets.csv_text import COLUMNS
 from stock_assets.database import Champion, Changes, Database, Drop
 from stock_assets.evaluation import ratio
+from stock_assets.forecast_records import SPLIT
 from stock_assets.intervals import PRIOR_WIDTHS, Widths
 from stock_assets.prices import KEY, Validation, validate_csv
 from stock_assets.tables import METADATA, SCHEMA_REVISION, VERSION_TABLE
@@ -948,8 +949,10 @@ def scores_by_hand(database: Database) -> pd.DataFrame:
         actual, naive = closes.get((key[0], row["target_date"])), told.get((*key[:3], "naive"))
         if actual is None or naive is None:
             continue
-        errors = [math.log(actual) - math.log(it["close"]) for it in (row, naive)]
-        inside = [row[f"lo_{level}"] <= actual <= row[f"hi_{level}"] for level in (80, 95)]
+        change = closes[key[0], row["as_of"]] / naive["close"]
+        close = actual if 1 / SPLIT <= change <= SPLIT else actual / change
+        errors = [math.log(close) - math.log(it["close"]) for it in (row, naive)]
+        inside = [row[f"lo_{level}"] <= close <= row[f"hi_{level}"] for level in (80, 95)]
         rows.append((*key, actual, *errors, *inside))
     return pd.DataFrame(rows, columns=METADATA.tables["forecast_scores"].c.keys()[:-1])
 
@@ -1000,6 +1003,35 @@ def test_corrected_close_is_scored_anew(lived: Database) -> None:
     take(lived, prices[prices["date"] == pd.Timestamp(day)].assign(close=lambda p: p["low"]))
     assert lived.score_forecasts() == told_of(lived, "AAPL", day) > 0
     assert_scores_are_right(lived)
+
+
+def split(prices: pd.DataFrame, by: float) -> pd.DataFrame:
+    """The same in smaller shares."""
+    names = ["close", "open", "low", "high"]
+    return prices.assign(**(prices[names] / by))
+
+
+@pytest.mark.parametrize("by", [2.0, 4.0, 0.1])
+def test_a_split_changes_no_score(database: Database, by: float) -> None:
+    prices = make_prices()
+    take(database, prices)
+    then = prices.iloc[-6]
+    rows = forecast(as_of=then["date"].date(), close=then["close"])
+    far = np.where(rows["h"] % 2, 0.5, 0.01)  # of the close: all are inside, or hardly one
+    bounds = {"lo_80": 1 - far, "hi_80": 1 + far, "lo_95": 1 - far, "hi_95": 1 + far}
+    rows = rows.assign(**{name: then["close"] * share for name, share in bounds.items()})
+    rows.loc[rows["model"] != "naive", "close"] *= 1.01
+    database.save_forecasts(rows, {"AAPL": 1})
+    database.score_forecasts()
+    names = ["error", "naive_error", "inside_80", "inside_95"]
+    before = table(database, "forecast_scores")
+    assert before["inside_80"].nunique() == 2
+    take(database, split(prices, by))
+    database.score_forecasts()
+    after = table(database, "forecast_scores")
+    pd.testing.assert_frame_equal(after[names], before[names], rtol=1e-9)
+    pd.testing.assert_series_equal(after["actual_close"] * by, before["actual_close"])
+    assert_scores_are_right(database)
 
 
 def test_forecast_told_anew_is_scored_anew(lived: Database) -> None:

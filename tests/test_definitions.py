@@ -22,6 +22,7 @@ from stock_assets.settings import current_settings
 from tests.conftest import ROOT
 
 ASSETS = [
+    assets.fetched_prices,
     assets.raw_prices,
     assets.validated_prices,
     assets.price_features,
@@ -52,7 +53,8 @@ def test_assets_have_the_shape_that_is_promised() -> None:
         )
         for asset in ASSETS
     } == {
-        "raw_prices": ("csv_drops", [], "drops", "1", None),
+        "fetched_prices": (None, [], "drops", "1", None),
+        "raw_prices": ("csv_drops", ["fetched_prices"], "drops", "1", None),
         "validated_prices": ("csv_drops", ["raw_prices"], "drops", "1", None),
         "price_features": ("tickers", ["validated_prices"], "forecasting", "2", 1000),
         "interval_widths": (None, ["validated_prices"], "forecasting", "1", None),
@@ -94,6 +96,7 @@ def test_checks_are_the_promised_ones_and_block_where_they_must() -> None:
         for asset in ASSETS
         for check in asset.check_specs
     } == {
+        ("fetched_prices", "every_ticker_is_answered", False),
         ("raw_prices", "file_is_unchanged", True),
         ("validated_prices", "rows_add_up", True),
         ("validated_prices", "columns_and_types_hold", True),
@@ -118,7 +121,7 @@ def test_checks_are_the_promised_ones_and_block_where_they_must() -> None:
 
 
 def test_jobs_hold_drops_and_all_that_comes_of_them() -> None:
-    jobs = ("ingest_drop", "refresh_tickers")
+    jobs = ("fetch_prices", "ingest_drop", "refresh_tickers")
     assert {
         job: sorted(
             key.to_user_string()
@@ -126,6 +129,7 @@ def test_jobs_hold_drops_and_all_that_comes_of_them() -> None:
         )
         for job in jobs
     } == {
+        "fetch_prices": ["fetched_prices"],
         "ingest_drop": ["raw_prices", "validated_prices"],
         "refresh_tickers": [
             "champion",
@@ -150,31 +154,22 @@ def test_sensors_run_from_the_start() -> None:
 
 
 def test_schedules_keep_the_hours_of_the_exchange() -> None:
-    assert {
-        (s.name, s.job_name, s.cron_schedule, s.execution_timezone, s.default_status)
-        for s in map(defs().resolve_schedule_def, ("nightly_forecast", "weekly_training"))
-    } == {
-        (
-            "nightly_forecast",
-            "refresh_tickers",
-            "30 18 * * 1-5",
-            "America/New_York",
-            dg.DefaultScheduleStatus.RUNNING,
-        ),
-        (
-            "weekly_training",
-            "refresh_tickers",
-            "0 6 * * 6",
-            "America/New_York",
-            dg.DefaultScheduleStatus.RUNNING,
-        ),
-    }
+    running, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
+    names = ("nightly_fetch", "hourly_fetch", "nightly_forecast", "weekly_training")
+    schedules = [defs().resolve_schedule_def(name) for name in names]
+    assert {schedule.execution_timezone for schedule in schedules} == {"America/New_York"}
+    assert [(s.name, s.job_name, s.cron_schedule, s.default_status) for s in schedules] == [
+        ("nightly_fetch", "fetch_prices", "5 18 * * 1-5", running),
+        ("hourly_fetch", "fetch_prices", "35 * * * *", stopped),
+        ("nightly_forecast", "refresh_tickers", "30 18 * * 1-5", running),
+        ("weekly_training", "refresh_tickers", "0 6 * * 6", running),
+    ]
 
 
 def test_resources_are_those_that_the_settings_name(home: Path) -> None:
     resources = defs().resources
     assert resources is not None
-    assert resources.keys() == {"settings", "database", "store"}
+    assert resources.keys() == {"settings", "database", "store", "watch"}
     assert resources["settings"] is current_settings()
     assert resources["store"].files == Folder(home / "store")
     assert resources["database"].url.database == str(home / "predictions.db")
@@ -190,6 +185,7 @@ def test_assets_are_overdue_after_their_schedule_was_missed() -> None:
         spec.key.to_user_string(): spec.freshness_policy
         for spec in defs().resolve_all_asset_specs()
     } == {
+        "fetched_prices": None,
         "raw_prices": None,
         "price_features": None,
         "champion": None,

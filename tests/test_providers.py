@@ -9,9 +9,7 @@ import logging
 import os
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
@@ -47,7 +45,6 @@ from tests.market_data import (
     chart,
     daily,
     profile,
-    serving,
     splits,
     used_up,
 )
@@ -63,43 +60,6 @@ ASKED = pytest.mark.skipif(
 TRIES = 6
 MONDAY, FRIDAY = date(2024, 1, 8), date(2024, 1, 12)
 WEEK = ["2024-01-08", "2024-01-09", "2024-01-10", "2024-01-11", "2024-01-12"]
-
-
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    """The providers, on this machine."""
-    with serving(tmp_path_factory.mktemp("market")) as market:
-        yield market
-
-
-@pytest.fixture
-def market(
-    hosts: Market,
-    monkeypatch: pytest.MonkeyPatch,
-    waits: list[float],  # noqa: ARG001
-) -> Iterator[Market]:
-    """The same, which nobody has asked yet, and nobody waits for."""
-    from stock_assets.providers import asking  # noqa: PLC0415
-
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    for name, text in hosts.environment.items():
-        monkeypatch.setenv(name, text)
-    hosts.clear()
-    yfinance.data.SingletonMeta._instances.clear()  # it holds the crumb, cookies and certificates
-    monkeypatch.setattr(yfinance.base, "_tz_info_fetch_ctr", 0)
-    asking._trust.cache_clear()
-    yield hosts
-    hosts.over.set()
-    asking._trust.cache_clear()
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that were waited, but for the waiting."""
-    waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    return waited
 
 
 def yahoo() -> Provider:
@@ -394,13 +354,7 @@ def test_several_tickers_are_asked_for_at_once(market: Market) -> None:
 
 
 def test_yahoo_tells_a_sector(market: Market) -> None:
-    market.answer(YAHOO, "/v10/finance/quoteSummary/AAPL", profile("Technology"))
-    quote = as_json({"quoteResponse": {"result": [{"symbol": "AAPL"}], "error": None}})
-    market.answer("query1.finance.yahoo.com", "/v7/finance/quote", quote)
-    peg = as_json({"timeseries": {"result": [], "error": None}})
-    market.answer(
-        "query1.finance.yahoo.com", "/ws/fundamentals-timeseries/v1/finance/timeseries/AAPL", peg
-    )
+    market.sector("AAPL", "Technology")
     assert yahoo().sector("AAPL") == "Technology"
     assert market.of(YAHOO, "quoteSummary")[0].query["crumb"] == "dFhd2vYkS7L"
 

@@ -1,12 +1,12 @@
 """Trading days of New York: holidays, weekends and the turn of the year are none."""
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stock_assets.sessions import next_sessions, sessions_between
+from stock_assets.sessions import is_session, last_closed, next_sessions, sessions_between
 
 DAYS = st.dates(date(2019, 1, 1), date(2019, 8, 31))
 
@@ -76,3 +76,35 @@ def test_sessions_of_two_spans_add_up(day: date, one: int, two: int) -> None:
     assert sessions_between(day, last) == (
         sessions_between(day, middle) + sessions_between(middle, last)
     )
+
+
+@pytest.mark.parametrize(
+    ("day", "trades"),
+    [
+        (date(2019, 7, 3), True),  # a half day
+        (date(2019, 7, 4), False),
+        (date(2019, 6, 29), False),
+        (date(2019, 12, 31), True),
+        (date(2020, 1, 1), False),
+    ],
+)
+def test_a_day_is_known_for_a_trading_day(day: date, trades: bool) -> None:  # noqa: FBT001
+    assert is_session(day) is trades
+
+
+@pytest.mark.parametrize(
+    ("moment", "day"),
+    [
+        ("2019-06-28T19:59Z", date(2019, 6, 27)),  # 15:59 in New York
+        ("2019-06-28T20:00Z", date(2019, 6, 28)),
+        ("2019-12-27T20:59Z", date(2019, 12, 26)),  # the same in winter
+        ("2019-12-27T21:00Z", date(2019, 12, 27)),
+        ("2019-07-03T16:59Z", date(2019, 7, 2)),  # a half day ends at 13:00
+        ("2019-07-03T17:00Z", date(2019, 7, 3)),
+        ("2019-07-05T12:00Z", date(2019, 7, 3)),  # after a holiday
+        ("2019-07-08T01:00+09:00", date(2019, 7, 5)),  # on Monday in Tokyo
+        ("2020-01-01T12:00Z", date(2019, 12, 31)),
+    ],
+)
+def test_the_last_trading_day_is_the_one_that_is_over(moment: str, day: date) -> None:
+    assert last_closed(datetime.fromisoformat(moment)) == day

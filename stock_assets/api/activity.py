@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stock_assets import metrics
-from stock_assets.api.dagster import INGEST, REFRESH, Dagster
+from stock_assets.api.dagster import FETCH, INGEST, REFRESH, Dagster
 from stock_assets.metrics import Facts
 
-_JOBS = (INGEST, REFRESH, "__ASSET_JOB")  # the last one has what is materialized by hand
+_JOBS = (FETCH, INGEST, REFRESH, "__ASSET_JOB")  # the last one has what is materialized by hand
 _MOST = 1_000  # runs that are told of while they are queued or running
 _QUEUED = {"QUEUED", "NOT_STARTED"}
 _RETRIED = {"key": "dagster/will_retry", "value": "true"}

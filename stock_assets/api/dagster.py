@@ -12,7 +12,7 @@ from stock_assets.api.problems import ProblemError
 if TYPE_CHECKING:
     from httpx import AsyncClient
 
-INGEST, REFRESH = "ingest_drop", "refresh_tickers"
+FETCH, INGEST, REFRESH = "fetch_prices", "ingest_drop", "refresh_tickers"
 
 _REMEMBERED = 1_000
 _MOST_PAGES = 50  # of a run's events, a thousand each

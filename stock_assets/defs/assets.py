@@ -1,13 +1,13 @@
-"""The assets, from a dropped CSV to scored forecasts: read, call a pure function, write, report.
+"""The assets, from fetched prices to scored forecasts: read, call a pure function, write, report.
 
-The first two are partitioned by drop, those of single tickers by ticker; what all tickers tell
+Files are partitioned by drop, those of single tickers by ticker; what all tickers tell
 together has no partitions. A run over a range of tickers works on all of them at once. Every write
 may be repeated.
 """
 
 import hashlib
 import warnings
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import fields
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from stock_assets import forecasting, intervals
 from stock_assets.champion import LIVE_DAYS
@@ -29,13 +30,17 @@ from stock_assets.defs.display import (
 )
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.drift import MAX_DISTANCE, MAX_ERROR_RATIO, NEW_DAYS, feature_drift
-from stock_assets.errors import DropError
+from stock_assets.errors import DropError, StockAssetsError
 from stock_assets.features import price_features as compute_features
+from stock_assets.fetching import Request, fetch, wanted_tickers
+from stock_assets.files import files_at
 from stock_assets.forecasting import Backtest, Panel, PooledModel, TrainedModel
 from stock_assets.intervals import Widths
 from stock_assets.models import NAIVE, Artifact, candidates
 from stock_assets.prices import validate_csv
 from stock_assets.promotion import decide_champion
+from stock_assets.providers import provider as provider_of
+from stock_assets.sessions import last_closed
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 
@@ -55,8 +60,68 @@ _REJECTED = dg.TableSchema(
 Events = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
 
 
+class FetchConfig(dg.Config):
+    """What to fetch; what the settings say if nothing is named."""
+
+    tickers: list[str] = Field(default=[], description="Of the universe, if none is named.")
+    provider: str = Field(default="", description="yahoo, alphavantage or the address of a CSV.")
+    since: str = Field(default="", description="First day; what is missing if not set.")
+
+
+@dg.asset(
+    group_name="drops",
+    kinds={"csv", "python"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=checks.specs("fetched_prices"),
+)
+def fetched_prices(
+    context: dg.AssetExecutionContext,
+    config: FetchConfig,
+    database: dg.ResourceParam[Database],
+    settings: dg.ResourceParam[Settings],
+    watch: dg.ResourceParam[Callable[[int, int], None]],
+) -> Events:
+    """Prices from a provider, as CSVs in the drop folder, from where on they are like any other.
+
+    Tickers are asked for the trading days that are missing, and the last five again. Closes are
+    adjusted for splits, not for dividends: they are what people saw quoted, in today's shares. What
+    else the provider tells, such as closes adjusted for dividends, is in the CSV too.
+    """
+    try:
+        provider = provider_of(config.provider or settings.provider, settings)
+        universe = wanted_tickers(config.tickers, provider, settings, database)
+    except StockAssetsError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    since = date.fromisoformat(config.since) if config.since else None
+    request = Request(provider, universe, last_closed(datetime.now(UTC)), since)
+    total, drops = len(universe), files_at(settings.drop_folder)
+    fetched = fetch(request, database, drops, told=lambda done: watch(done, total))
+    yield from _stated("fetched_prices", fetched)
+    for ticker, why in fetched.failures.items():
+        context.log.warning("%s: %s", ticker, why)
+    if fetched.failures and not fetched.news and not fetched.unchanged:
+        raise dg.Failure(f"{provider.name}: {next(iter(fetched.failures.values()))}")
+    yield dg.MaterializeResult(
+        metadata={
+            "provider": provider.name,
+            "last_day": str(request.last),
+            "drops": fetched.drops,
+            "rows": fetched.rows,
+            "tickers_asked_for": total,
+            "tickers_with_news": len(fetched.news),
+            "tickers_unchanged": len(fetched.unchanged),
+            "tickers_rewritten": fetched.rewritten,
+            "failures": fetched.failures,
+        },
+        # The same ever after: a fetch adds drops, and makes nothing of the others out of date.
+        data_version=dg.DataVersion("drops"),
+    )
+
+
 @dg.asset(
     partitions_def=CSV_DROPS,
+    deps=[fetched_prices],
     group_name="drops",
     kinds={"csv"},
     owners=OWNERS,

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
@@ -10,16 +11,22 @@ import dagster as dg
 from stock_assets.database import Database, TickerState
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.drops import complete, look, register
+from stock_assets.fetching import read_universe
 from stock_assets.files import files_at
 from stock_assets.price_records import GROWTH
 from stock_assets.ranges import memory_tags, of_market, of_tickers, range_tags, ranges
+from stock_assets.sessions import EXCHANGE_TIME, is_session, last_closed
 from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 
-EXCHANGE_TIME = "America/New_York"
 LOOK_EVERY_SECONDS = 5
 DROPS_AT_ONCE = 100  # registered in one tick, which has a minute
 
+fetch_prices = dg.define_asset_job(
+    "fetch_prices",
+    selection=["fetched_prices"],
+    description="Ask the provider for prices that are missing, and drop them as CSVs.",
+)
 ingest_drop = dg.define_asset_job(
     "ingest_drop",
     selection=["raw_prices", "validated_prices"],
@@ -120,7 +127,7 @@ def refresh_sensor(
     if not due:
         context.update_cursor(json.dumps({"asked": stale, "market": ""}))
         return dg.SkipReason(f"{len(states)} tickers, {len(stale)} of them wait for a run")
-    if _market_is_under_way(context.instance):
+    if _is_under_way(context.instance, tags=_OF_MARKET):
         return dg.SkipReason(f"{len(due)} tickers wait for a run of the market")
     known = context.instance.get_dynamic_partitions(str(TICKERS.name))
     missing = sorted(due.difference(known))
@@ -145,9 +152,9 @@ def refresh_sensor(
     )
 
 
-def _market_is_under_way(instance: dg.DagsterInstance) -> bool:
+def _is_under_way(instance: dg.DagsterInstance, **of: Any) -> bool:
     since = datetime.now(UTC) - _PATIENCE
-    unfinished = dg.RunsFilter(tags=_OF_MARKET, statuses=_UNFINISHED, created_after=since)
+    unfinished = dg.RunsFilter(**of, statuses=_UNFINISHED, created_after=since)
     return bool(instance.get_runs_count(unfinished))
 
 
@@ -207,6 +214,51 @@ def _request(
     )
 
 
+def _fetching(
+    name: str, cron: str, description: str, status: dg.DefaultScheduleStatus
+) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=name,
+        job=fetch_prices,
+        description=description,
+        cron_schedule=cron,
+        execution_timezone=EXCHANGE_TIME,
+        default_status=status,
+    )
+    def fetch_what_is_missing(
+        context: dg.ScheduleEvaluationContext,
+        database: dg.ResourceParam[Database],
+        settings: dg.ResourceParam[Settings],
+    ) -> dg.RunRequest | dg.SkipReason:
+        universe = read_universe(settings.universe)
+        if not universe:
+            return dg.SkipReason("No tickers to fetch: name them in STOCK_ASSETS_UNIVERSE")
+        newest = last_closed(context.scheduled_execution_time)
+        days = {state.ticker: state.last_day for state in database.ticker_states()}
+        missing = sum(days.get(ticker, date.min) < newest for ticker in universe)
+        if not missing:
+            return dg.SkipReason(f"All {len(universe)} tickers have prices of {newest}")
+        if _is_under_way(context.instance, job_name=fetch_prices.name):
+            return dg.SkipReason(f"{missing} tickers wait for a run that fetches")
+        return dg.RunRequest()
+
+    return fetch_what_is_missing
+
+
+nightly_fetch = _fetching(
+    "nightly_fetch",
+    "5 18 * * 1-5",
+    "Fetches the prices that the universe lacks, after the close of the exchange.",
+    dg.DefaultScheduleStatus.RUNNING,
+)
+hourly_fetch = _fetching(
+    "hourly_fetch",
+    "35 * * * *",
+    "The same by the hour, for a provider that is late or often down; start it by hand.",
+    dg.DefaultScheduleStatus.STOPPED,
+)
+
+
 @dg.schedule(
     job=refresh_tickers,
     description="Scores forecasts and has every ticker forecast after the close of the exchange.",
@@ -219,6 +271,8 @@ def nightly_forecast(
 ) -> dg.RunRequest | dg.SkipReason:
     """Scores forecasts, and has the sensor forecast every ticker, whatever failed by day."""
     day = context.scheduled_execution_time.date()
+    if not is_session(day):
+        return dg.SkipReason(f"{day} is no trading day")
     if not database.mark_forecasts_due(f"nightly forecast of {day}"):
         return dg.SkipReason("No prices yet: drop a CSV")
     return _market_run(f"nightly-{day}", train=False)
@@ -241,9 +295,9 @@ def weekly_training(
     return _market_run(f"weekly-{day}", train=True)
 
 
-JOBS = [ingest_drop, refresh_tickers]
+JOBS = [fetch_prices, ingest_drop, refresh_tickers]
 SENSORS = [drop_sensor, refresh_sensor]
-SCHEDULES = [nightly_forecast, weekly_training]
+SCHEDULES = [nightly_fetch, hourly_fetch, nightly_forecast, weekly_training]
 
 _OVERDUE_AFTER = {
     "validated_prices": timedelta(days=4),  # a long weekend

@@ -19,6 +19,7 @@ from stock_assets.champion import MIN_LIVE_DAYS
 from stock_assets.csv_text import COLUMNS
 from stock_assets.drift import MAX_DISTANCE, MAX_ERROR_RATIO, NEW_DAYS
 from stock_assets.features import FEATURES, WARM_UP
+from stock_assets.fetching import Fetched
 from stock_assets.forecasting import MIN_DAYS
 from stock_assets.models import H
 from stock_assets.prices import KEY, Validation
@@ -91,6 +92,15 @@ def specs(asset: str) -> list[dg.AssetCheckSpec]:
 def results(asset: str, *evidence: Any) -> list[dg.AssetCheckResult]:
     """Whether each fact of an asset holds of the evidence, which all of them take."""
     return [fact.result(*evidence) for fact in FACTS if fact.asset == asset]
+
+
+# fetched_prices: what a provider was asked for
+
+
+@_fact("fetched_prices", blocking=False)
+def every_ticker_is_answered(fetched: Fetched) -> Observation:
+    """The provider has an answer for every ticker that it is asked for."""
+    return Observation(len(fetched.failures), broken_by=tuple(fetched.failures))
 
 
 # raw_prices: the digest of the kept bytes, the digest at registration

@@ -4,7 +4,7 @@ What a provider needs is slow to load, and loaded where that provider is asked f
 """
 
 import re
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
@@ -28,10 +28,12 @@ class Provider(Protocol):
     Attributes:
         name: yahoo, alphavantage, or the host of an address.
         at_once: Tickers that may be asked for at the same time, by threads.
+        history: How far back a ticker is asked for that is new.
     """
 
     name: str
     at_once: int
+    history: timedelta
 
     def tickers(self) -> dict[str, str]:
         """The tickers that it has by itself, with their sectors: those of one file; else none."""

@@ -35,6 +35,7 @@ class AlphaVantage:
 
     name = "alphavantage"
     at_once = 1
+    history = timedelta(days=7 * (_COMPACT_DAYS // 5 - 1))
 
     def __init__(self, key: SecretStr) -> None:
         self._key = key

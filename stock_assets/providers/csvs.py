@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from re import fullmatch
 from urllib.parse import urlsplit
@@ -23,6 +23,8 @@ class Csvs:
 
     A row that is of no ticker is nobody's, and left out.
     """
+
+    history = timedelta(days=36_500)  # all of it
 
     def __init__(self, address: str, max_bytes: int) -> None:
         self.name = urlsplit(address).hostname or ""

@@ -38,6 +38,7 @@ class Yahoo:
 
     name = "yahoo"
     at_once = 4
+    history = timedelta(days=730)
 
     def __init__(self) -> None:
         yf.config.debug.hide_exceptions = False
