@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from stock_assets import __version__
 from tests.browser import free_port
-from tests.charts import values
+from tests.charts import PLATFORM, values
 from tests.conftest import ROOT
 
 TEXT = re.sub(r"\\\n\s*", " ", (ROOT / "Dockerfile").read_text())
@@ -39,7 +39,7 @@ def test_what_is_copied_is_there_and_not_left_out() -> None:
 
 def test_it_runs_as_the_user_that_the_values_name() -> None:
     (user,) = [rest for word, rest in LAST if word == "USER"]
-    pod = values("helm-values/dagster.yaml")["stockAssets"]["process"]["podSecurityContext"]
+    pod = values(*PLATFORM)["stockAssets"]["process"]["podSecurityContext"]
     assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
     assert f"useradd --uid {pod['runAsUser']} " in dict(LAST)["RUN"]
 
@@ -76,7 +76,7 @@ def test_it_is_labelled_with_its_version() -> None:
     assert labels["org.opencontainers.image.version"] == "${VERSION}"
     assert labels["org.opencontainers.image.licenses"] == "MIT"
     assert f"stock-assets:{__version__}" in (ROOT / "Dockerfile").read_text()
-    process = values("helm-values/dagster.yaml")["stockAssets"]["process"]
+    process = values(*PLATFORM)["stockAssets"]["process"]
     assert process["image"]["tag"] == __version__
 
 
