@@ -1,6 +1,6 @@
 # One image for the code server, the runs and the service; Dagster's webserver and daemon run from it too.
 #   docker build --tag stock-assets:0.1.0 .
-# EXTRA is the kind of object store that it can speak to: s3, gcs or azure.
+# EXTRA is what it can do besides, with commas between: speak to buckets (s3, gcs, azure), fetch prices (yahoo).
 # BASE may be any Debian; one without Python gets its own, which has to be 3.11 to 3.13.
 ARG BASE=python:3.11-slim-bookworm
 
@@ -18,10 +18,10 @@ RUN python3 -m venv /opt/stock-assets && python3 -m venv /opt/uv
 WORKDIR /build
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 # What runs need, and nothing of what tests do: uv takes versions and hashes from the lock.
-ARG EXTRA=s3
+ARG EXTRA=s3,yahoo
 RUN /opt/uv/bin/pip install "$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)" \
     && /opt/uv/bin/uv pip install --python /opt/stock-assets --no-cache --only-binary :all: \
-        --constraint requirements.lock --requirement pyproject.toml --extra "$EXTRA"
+        --constraint requirements.lock --requirement pyproject.toml $(printf -- ' --extra %s' $(echo "$EXTRA" | tr , ' '))
 COPY stock_assets ./stock_assets
 RUN /opt/uv/bin/uv pip install --python /opt/stock-assets --no-cache --no-deps . \
     && /opt/uv/bin/uv pip uninstall --python /opt/stock-assets pip \

@@ -4,6 +4,7 @@ IMAGE = stock-assets:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' stock_asset
 DAGSTER = $(shell sed -n 's/^dagster==\([0-9.]*\).*/\1/p' requirements.lock)
 KIND := --context kind-stock-assets --namespace stock-assets
 KEY := dagster_home/kind.key
+VALUES := $(patsubst %,--values helm-values/%.yaml,dagster service database network local)
 
 .PHONY: help install demo up test bench dashboards lint type format lock clean image kind-up kind-demo kind-down
 
@@ -48,6 +49,7 @@ kind-up: install image ## The platform in a cluster on this machine; needs Docke
 	kind get clusters | grep -qx stock-assets || kind create cluster --name stock-assets
 	kind load docker-image --name stock-assets $(IMAGE)
 	kubectl $(KIND) get namespace stock-assets || kubectl $(KIND) create namespace stock-assets
+	kubectl $(KIND) label --overwrite namespace stock-assets pod-security.kubernetes.io/enforce=restricted
 	@kubectl $(KIND) get secret stock-assets-database || { password=$$(openssl rand -hex 24) && \
 		kubectl $(KIND) create secret generic stock-assets-database \
 			--from-literal=postgresql-password=$$password --from-literal=PGPASSWORD=$$password; }
@@ -57,7 +59,7 @@ kind-up: install image ## The platform in a cluster on this machine; needs Docke
 			--from-literal=STOCK_ASSETS_API_KEYS="$$(tail -n 1 $(KEY))"; }
 	helm upgrade --install stock-assets dagster --repo https://dagster-io.github.io/helm --version $(DAGSTER) \
 		--kube-context kind-stock-assets --namespace stock-assets \
-		--values helm-values/dagster.yaml --values helm-values/local.yaml --wait --wait-for-jobs --timeout 15m
+		$(VALUES) --wait --wait-for-jobs --timeout 15m
 
 kind-demo: kind-up ## Forecast real prices of five tickers in it
 	@kubectl $(KIND) port-forward service/stock-assets-api 8080:80 >/dev/null & trap "kill $$!" EXIT; \

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,20 @@ from tests.conftest import ROOT
 Object = dict[str, Any]
 
 KUBERNETES = "1.33"
+RELEASE = "stock-assets"  # and its namespace
+PLATFORM = [f"helm-values/{name}.yaml" for name in ("dagster", "service", "database", "network")]
 ADDRESSES = {
     "dagster": "https://dagster-io.github.io/helm",
     "grafana": "https://grafana-community.github.io/helm-charts",
     "kube-prometheus-stack": "https://prometheus-community.github.io/helm-charts",
     "prometheus": "https://prometheus-community.github.io/helm-charts",
+    "prometheus-postgres-exporter": "https://prometheus-community.github.io/helm-charts",
 }
+# What the Dagster chart does with the manifests that it is given.
+_EXTRA_MANIFESTS = """{{- range .Values.extraManifests }}
+---
+{{ tpl (toYaml .) $ }}
+{{- end }}"""
 
 
 class _Loader(yaml.CSafeLoader):
@@ -64,18 +73,23 @@ def _closed(schema: Any) -> Any:
     return {key: _closed(part) for key, part in schema.items()}
 
 
-def values(*names: str) -> Object:
-    """Files of values of this project, each on top of those before it, as Helm does it."""
+def values(*names: str, sets: str = "") -> Object:
+    """Files of values of this project, each on top of those before it, as Helm does it.
+
+    Args:
+        names: Of the files.
+        sets: What ``--set`` says on top of them.
+    """
     together: Object = {}
     for name in names:
-        together = _merged(together, yaml.safe_load((ROOT / name).read_text()))
-    return together
+        together = merged(together, yaml.safe_load((ROOT / name).read_text()))
+    return merged(together, helm_python.parse_set_string(sets))
 
 
-def _merged(below: Object, above: Mapping[str, Any]) -> Object:
+def merged(below: Object, above: Mapping[str, Any]) -> Object:
     """Maps are merged; whatever else is above takes the place of what is below, lists too."""
     both = {
-        key: _merged(below[key], above[key])
+        key: merged(below[key], above[key])
         for key in below.keys() & above.keys()
         if isinstance(below[key], dict) and isinstance(above[key], dict)
     }
@@ -94,6 +108,15 @@ def rendered(chart: Path, given: Object, *, release: str) -> list[Object]:
         if found
     ]
     return [found for listed in told for found in listed.get("items", [listed])]
+
+
+def our_manifests(given: Object) -> "Objects":
+    """Those of the platform's objects that are ours, where the Dagster chart is not at hand."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "Chart.yaml").write_text("{ apiVersion: v2, name: ours, version: 0.0.0 }")
+        (Path(folder) / "templates").mkdir()
+        (Path(folder) / "templates" / "extra-manifests.yaml").write_text(_EXTRA_MANIFESTS)
+        return Objects(rendered(Path(folder), given, release=RELEASE))
 
 
 def custom_kinds(chart: Path) -> dict[tuple[str, str], Object]:
@@ -125,6 +148,11 @@ def check(found: Object, kinds: Mapping[tuple[str, str], Object]) -> None:
         kubernetes_validate.validate(found, KUBERNETES, strict=True)
 
 
+def containers(pod: Object) -> list[Object]:
+    """The containers of a pod, those first that are done before the others begin."""
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
 class Objects(list[Object]):
     """Objects of one installation."""
 
@@ -137,8 +165,15 @@ class Objects(list[Object]):
         (found,) = (found for found in self.of(kind) if found["metadata"]["name"] == name)
         return found
 
-    def pods(self) -> Iterator[tuple[str, Object]]:
-        """What each of them that makes pods is named, and the pods' spec."""
+    def templates(self) -> Iterator[tuple[str, Object]]:
+        """What each of them that makes pods is named, and what its pods are like."""
         for found in self:
-            if template := found.get("spec", {}).get("template"):
-                yield f"{found['kind']} {found['metadata']['name']}", template["spec"]
+            spec = found.get("spec", {})
+            spec = spec.get("jobTemplate", {}).get("spec", spec)  # that of a CronJob
+            if "template" in spec:
+                yield f"{found['kind']} {found['metadata']['name']}", spec["template"]
+
+    def pods(self) -> Iterator[tuple[str, Object]]:
+        """The same, with the pods' spec."""
+        for name, template in self.templates():
+            yield name, template["spec"]

@@ -116,7 +116,8 @@ class Node:
         found: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             (named,) = source.values()
-            found |= self.config[named["name"]]
+            if named["name"] in self.config or not named.get("optional"):
+                found |= self.config[named["name"]]
         for entry in container.get("env", ()):
             named = entry.get("valueFrom", {}).get("secretKeyRef")
             found[entry["name"]] = (

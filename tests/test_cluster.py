@@ -19,6 +19,7 @@ import pytest
 
 from stock_assets.keys import Scope, new_key
 from tests.browser import free_port
+from tests.charts import PLATFORM
 from tests.commands import wait_until
 from tests.conftest import ROOT, as_csv, make_prices
 
@@ -43,9 +44,8 @@ def kubectl(*words: str) -> str:
     return run("kubectl", "--namespace", NAMESPACE, *words)
 
 
-def listed(kind: str, **labels: str) -> list[dict[str, Any]]:
-    """The objects of a kind that have these labels."""
-    selector = ",".join(f"app.kubernetes.io/{name}={text}" for name, text in labels.items())
+def listed(kind: str, selector: str) -> list[dict[str, Any]]:
+    """The objects of a kind that have a label."""
     told = kubectl("get", kind, "--selector", selector, "--output", "json")
     return list(json.loads(told)["items"])
 
@@ -56,6 +56,7 @@ def key() -> Iterator[str]:
     password = secrets.token_hex(16)
     secret, made = new_key("tests", [Scope.READ, Scope.UPLOAD, Scope.TRAIN])
     run("kubectl", "create", "namespace", NAMESPACE)
+    kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
     try:
         kubectl(
             *("create", "secret", "generic", "stock-assets-database"),
@@ -69,7 +70,7 @@ def key() -> Iterator[str]:
         run(
             *("helm", "upgrade", "--install", "stock-assets", "dagster"),
             *("--repo", "https://dagster-io.github.io/helm", "--namespace", NAMESPACE),
-            *("--values", "helm-values/dagster.yaml", "--values", "helm-values/local.yaml"),
+            *("--values", ",".join([*PLATFORM, "helm-values/local.yaml"])),
             *("--wait", "--wait-for-jobs", "--timeout", "15m"),
         )
         yield secret
@@ -135,12 +136,12 @@ def test_a_csv_becomes_forecasts(forecast: str) -> None:
 
 def test_every_run_was_a_job_that_ended_well(forecast: str) -> None:
     assert forecast
-    jobs = listed("jobs", component="run_worker")
+    jobs = listed("jobs", "stock-assets/part=run")
     assert len(jobs) >= 2  # one that took the file in, one that forecast
     wait_until(
         "end of the runs",
         lambda: all(
-            job["status"].get("succeeded") for job in listed("jobs", component="run_worker")
+            job["status"].get("succeeded") for job in listed("jobs", "stock-assets/part=run")
         ),
         seconds=120,
     )
@@ -176,18 +177,19 @@ def last_forecast(client: httpx.Client) -> datetime:
 def test_the_service_outlives_its_pods(forecast: str) -> None:
     with service(forecast) as client:
         before = told(client, "/predict/AAPL")
-    pods = {pod["metadata"]["name"] for pod in listed("pods", name="stock-assets")}
+    pods = {pod["metadata"]["name"] for pod in listed("pods", "stock-assets/part=api")}
     assert len(pods) == 2
     kubectl("delete", "pod", min(pods), "--grace-period=0", "--force")
     with service(forecast) as client:  # the other one
         assert told(client, "/predict/AAPL") == before
     wait_until("second pod", lambda: ready_pods() == 2, seconds=180)
-    assert {pod["metadata"]["name"] for pod in listed("pods", name="stock-assets")} != pods
+    assert {pod["metadata"]["name"] for pod in listed("pods", "stock-assets/part=api")} != pods
 
 
 def ready_pods() -> int:
     states = [
-        pod["status"].get("containerStatuses", [{}]) for pod in listed("pods", name="stock-assets")
+        pod["status"].get("containerStatuses", [{}])
+        for pod in listed("pods", "stock-assets/part=api")
     ]
     return sum(all(state.get("ready") for state in of_pod) for of_pod in states)
 

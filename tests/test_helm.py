@@ -1,9 +1,12 @@
 """The values for the official charts: Helm and Kubernetes take them, and all of it fits."""
 
+import argparse
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,34 @@ from stock_assets.api.app import create_app
 from stock_assets.cli import app
 from stock_assets.defs.event_log import PostgresEvents
 from stock_assets.settings import Settings
-from tests.charts import Object, Objects, check, custom_kinds, official_chart, rendered, values
+from tests.charts import (
+    ADDRESSES,
+    PLATFORM,
+    RELEASE,
+    Object,
+    Objects,
+    check,
+    containers,
+    custom_kinds,
+    merged,
+    official_chart,
+    our_manifests,
+    rendered,
+    values,
+)
 from tests.conftest import ROOT
+from tests.pod_security import violations
 
-RELEASE = "stock-assets"
-FILES = {
-    "many nodes": ["helm-values/dagster.yaml"],
-    "one node": ["helm-values/dagster.yaml", "helm-values/local.yaml"],
+BUCKET = "stockAssets.files=s3://bucket/prefix"
+CASES = {
+    "many nodes": values(*PLATFORM),
+    "one node": values(*PLATFORM, "helm-values/local.yaml"),
+    "bucket": values(*PLATFORM, sets=BUCKET),
 }
 IMAGE = f"stock-assets:{__version__}"
 GIVEN = {"stock-assets-database", "stock-assets-api"}  # secrets that the README makes
+OPTIONAL = {"stock-assets-bucket", "stock-assets-provider"}
+CODE, API = f"Deployment {RELEASE}-code", f"Deployment {RELEASE}-api"
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +67,16 @@ def monitoring_chart(folder: Path) -> Path:
     return official_chart("kube-prometheus-stack", folder)
 
 
-@pytest.fixture(scope="module", params=list(FILES.values()), ids=list(FILES))
+@pytest.fixture(scope="module", params=CASES)
 def given(request: pytest.FixtureRequest) -> Object:
-    """Our values, for many nodes and for one."""
-    return values(*request.param)
+    """Our values, for many nodes and for one, with a volume and with a bucket."""
+    return deepcopy(CASES[request.param])
+
+
+@pytest.fixture(scope="module")
+def on_volume(given: Object) -> bool:
+    """Whether files lie on a volume."""
+    return bool(given["stockAssets"]["files"] == "/data")
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +90,6 @@ def monitoring(monitoring_chart: Path) -> Objects:
     """Prometheus and Grafana beside it."""
     given = values("helm-values/prometheus.yaml", "dashboards/alerts.yaml")
     return Objects(rendered(monitoring_chart, given, release="monitoring"))
-
-
-def containers(pod: Object) -> Iterator[Object]:
-    yield from pod.get("initContainers", [])
-    yield from pod["containers"]
 
 
 def ours(platform: Objects) -> list[tuple[str, Object, Object]]:
@@ -114,18 +136,19 @@ def test_nobody_is_root_or_writes_into_the_image(platform: Objects) -> None:
         assert container["resources"]["limits"]["memory"], name
 
 
-def test_the_database_is_not_root_either(platform: Objects) -> None:
-    pod = platform.one("StatefulSet", f"{RELEASE}-postgresql")["spec"]["template"]["spec"]
-    assert all(each["securityContext"]["runAsUser"] > 0 for each in containers(pod))
+def test_the_manifests_are_those_that_need_no_chart(given: Object, platform: Objects) -> None:
+    ours = our_manifests(given)
+    assert len(ours) > 20
+    assert [found for found in platform if found in ours] == list(ours)
 
 
 def test_whatever_is_named_is_there(platform: Objects) -> None:
     maps = {found["metadata"]["name"] for found in platform.of("ConfigMap")}
     claims = {found["metadata"]["name"] for found in platform.of("PersistentVolumeClaim")}
     for name, pod in platform.pods():
-        for volume in pod["volumes"] or []:
-            claim = volume.get("persistentVolumeClaim", {"claimName": "stock-assets"})
-            assert claim["claimName"] in claims, name
+        for volume in pod["volumes"]:
+            if claim := volume.get("persistentVolumeClaim"):
+                assert claim["claimName"] in claims, name
             assert volume.get("configMap", {"name": "stock-assets"})["name"] in maps, name
         for container in containers(pod):
             for source in container.get("envFrom", []):
@@ -142,14 +165,14 @@ def test_every_volume_is_mounted_and_every_mount_has_its_volume(platform: Object
 # Passwords
 
 
-def secrets(pod: Object) -> Iterator[str]:
-    """Names of the secrets that a pod cannot do without."""
+def secrets(pod: Object, *, optional: bool = False) -> Iterator[str]:
+    """Names of the secrets that a pod cannot do without, or can."""
     for container in containers(pod):
         for source in container.get("envFrom", []):
-            if (found := source.get("secretRef")) and not found.get("optional"):
+            if (found := source.get("secretRef")) and found.get("optional", False) == optional:
                 yield found["name"]
         for variable in container.get("env", []):
-            if found := variable.get("valueFrom", {}).get("secretKeyRef"):
+            if not optional and (found := variable.get("valueFrom", {}).get("secretKeyRef")):
                 yield found["name"]
 
 
@@ -192,7 +215,21 @@ def test_secrets_are_those_that_the_readme_makes(platform: Objects, monitoring: 
         endpoint["authorization"]["credentials"]["name"]
         for endpoint in monitoring.one("ServiceMonitor", RELEASE)["spec"]["endpoints"]
     }
-    assert {*GIVEN, *of_grafana, of_prometheus} == made
+    assert {*GIVEN, *OPTIONAL, *of_grafana, of_prometheus} == made
+
+
+def test_who_works_on_files_and_fetches_prices_has_what_secrets_there_are(
+    platform: Objects,
+) -> None:
+    having = {name: set(secrets(pod, optional=True)) for name, pod in platform.pods()}
+    assert {name: found for name, found in having.items() if found} == {
+        CODE: OPTIONAL,
+        API: {"stock-assets-bucket"},
+    }
+    launcher = yaml.safe_load(instance_config(platform))["run_launcher"]["config"]
+    assert launcher["run_k8s_config"]["container_config"] == {
+        "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in sorted(OPTIONAL)]
+    }
 
 
 # Dagster
@@ -271,8 +308,11 @@ def test_a_run_is_a_job_of_which_enough_is_said(platform: Objects) -> None:
     of_service = platform.one("Deployment", "stock-assets-api")["spec"]["template"]["spec"]
     assert pod["securityContext"] == of_service["securityContext"]
     assert launcher["security_context"] == of_service["containers"][0]["securityContext"]
-    assert launcher["volumes"] == of_service["volumes"]
-    assert launcher["volume_mounts"] == of_service["containers"][0]["volumeMounts"]
+    context = json.loads(variables_of_code(platform).get(CONTEXT, '{"k8s": {}}'))["k8s"]
+    volumes = [*launcher["volumes"], *context.get("volumes", [])]
+    mounts = [*launcher["volume_mounts"], *context.get("volume_mounts", [])]
+    assert volumes == of_service["volumes"]
+    assert mounts == of_service["containers"][0]["volumeMounts"]
 
 
 def test_a_run_is_told_why_it_ends_before_its_job_does(platform: Objects) -> None:
@@ -282,13 +322,48 @@ def test_a_run_is_told_why_it_ends_before_its_job_does(platform: Objects) -> Non
     assert job["ttlSecondsAfterFinished"] == 3600
 
 
-def test_a_run_gets_nothing_of_the_code_server(platform: Objects) -> None:
-    (container,) = (c for name, _, c in ours(platform) if "user-deployments" in name)
-    assert container["args"][:3] == ["dagster", "api", "grpc"]
-    assert container["args"][-2:] == ["-m", "stock_assets.definitions"]
-    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
-    assert "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT" not in variables
-    assert variables["DAGSTER_CURRENT_IMAGE"] == IMAGE
+CONTEXT = "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT"
+
+
+def variables_of_code(platform: Objects) -> dict[str, str]:
+    """What the code server is told beside the settings."""
+    (container,) = (c for name, _, c in ours(platform) if name == CODE)
+    return {variable["name"]: variable.get("value", "") for variable in container["env"]}
+
+
+def test_the_code_server_is_where_dagster_looks_for_it(platform: Objects) -> None:
+    found = platform.one("ConfigMap", f"{RELEASE}-dagster-workspace-yaml")
+    (server,) = yaml.safe_load(found["data"]["workspace.yaml"])["load_from"]
+    (container,) = (c for name, _, c in ours(platform) if name == CODE)
+    service = platform.one("Service", server["grpc_server"]["host"])["spec"]
+    pod = platform.one("Deployment", "stock-assets-code")["spec"]["template"]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    assert container["args"] == [
+        *("dagster", "api", "grpc", "--host", "0.0.0.0", "--port"),  # noqa: S104
+        *(str(server["grpc_server"]["port"]), "--module-name", "stock_assets.definitions"),
+    ]
+    assert service["ports"][0]["port"] == server["grpc_server"]["port"]
+    assert variables_of_code(platform)["DAGSTER_CURRENT_IMAGE"] == IMAGE
+
+
+# Files
+
+
+def test_files_lie_where_one_value_says(
+    platform: Objects, given: Object, *, on_volume: bool
+) -> None:
+    told = told_to_all(platform)
+    assert told["STOCK_ASSETS_FILES"] == given["stockAssets"]["files"]
+    assert told["NUMBA_CACHE_DIR"] == ("/data/numba" if on_volume else "/tmp")  # noqa: S108
+    assert len(platform.of("PersistentVolumeClaim")) == on_volume
+    holding = {
+        name
+        for name, pod in platform.pods()
+        if any("persistentVolumeClaim" in volume for volume in pod["volumes"])
+    }
+    assert holding == ({CODE, API} if on_volume else set())
+    assert ("claimName" in variables_of_code(platform).get(CONTEXT, "")) == on_volume
+    assert "claimName" not in instance_config(platform)
 
 
 # The service
@@ -301,7 +376,7 @@ def told_to_all(platform: Objects) -> dict[str, str]:
 def test_settings_are_ours_and_fit(platform: Objects) -> None:
     told = told_to_all(platform)
     names = {name[13:].lower() for name in told if name.startswith("STOCK_ASSETS_")}
-    assert names <= Settings.model_fields.keys()
+    assert names <= Settings.model_fields.keys() | {"universe", "provider"}  # soon
     webserver = platform.one("Service", f"{RELEASE}-dagster-webserver")
     port = webserver["spec"]["ports"][0]["port"]
     address = f"http://{webserver['metadata']['name']}:{port}"
@@ -313,20 +388,24 @@ def test_settings_are_ours_and_fit(platform: Objects) -> None:
 
 
 def test_a_database_of_ones_own_is_asked(dagster_chart: Path) -> None:
-    given = values(*FILES["many nodes"])
-    given["postgresql"] |= {"enabled": False, "postgresqlHost": "db.example.org"}
+    without = [name for name in PLATFORM if "database" not in name]
+    given = values(*without, sets="postgresql.postgresqlHost=db.example.org")
     objects = Objects(rendered(dagster_chart, given, release=RELEASE))
     assert objects.of("StatefulSet") == []
     assert told_to_all(objects)["STOCK_ASSETS_DATABASE_URL"] == (
         "postgresql://stock_assets@db.example.org:5432/stock_assets"
     )
+    with pytest.raises(helm_python.HelmRenderError, match=r"--values helm-values/database\.yaml"):
+        rendered(dagster_chart, values(*without), release=RELEASE)
 
 
-def test_files_lie_where_one_value_says(dagster_chart: Path) -> None:
-    given = values(*FILES["many nodes"])
-    given["stockAssets"]["files"] = "s3://bucket/prefix"
-    objects = Objects(rendered(dagster_chart, given, release=RELEASE))
-    assert told_to_all(objects)["STOCK_ASSETS_FILES"] == "s3://bucket/prefix"
+def test_whose_prices_are_fetched_and_from_whom_are_values(given: Object) -> None:
+    fetched = {"universe": "AAPL:Technology,MSFT:Technology", "provider": "alphavantage"}
+    there = merged(given, {"stockAssets": fetched})
+    for name, text in fetched.items():
+        assert told_to_all(our_manifests(there))[f"STOCK_ASSETS_{name.upper()}"] == text
+    usual = told_to_all(our_manifests(given))
+    assert (usual["STOCK_ASSETS_UNIVERSE"], usual["STOCK_ASSETS_PROVIDER"]) == ("", "yahoo")
 
 
 def test_commands_are_ours(platform: Objects) -> None:
@@ -351,18 +430,14 @@ def test_who_asks_for_the_service_finds_it(platform: Objects) -> None:
     labels = pod["metadata"]["labels"].items()
     service = platform.one("Service", "stock-assets-api")["spec"]
     budget = platform.one("PodDisruptionBudget", "stock-assets-api")["spec"]
-    policy = platform.one("NetworkPolicy", "stock-assets-api")["spec"]
     for selector in (
         deployment["selector"]["matchLabels"],
         service["selector"],
         budget["selector"]["matchLabels"],
-        policy["podSelector"]["matchLabels"],
     ):
         assert selector.items() <= labels
     (port,) = pod["spec"]["containers"][0]["ports"]
     assert service["ports"][0]["targetPort"] == port["name"] == "http"
-    assert pod["spec"]["restartPolicy"] == "Always"  # a Deployment may have no other
-    assert policy["ingress"] == [{"ports": [{"port": "http"}]}]
 
 
 def test_the_service_is_scaled_and_does_nothing_else_in_the_cluster(platform: Objects) -> None:
@@ -389,30 +464,11 @@ def test_probes_ask_for_what_there_is(platform: Objects, settings: Settings) -> 
     assert probes["readiness"]["path"] == probes["liveness"]["path"] == "/healthz"
 
 
-def test_dagster_is_open_to_its_namespace_alone(platform: Objects) -> None:
-    policy = platform.one("NetworkPolicy", "stock-assets-dagster")["spec"]
-    assert policy["ingress"] == [{"from": [{"podSelector": {}}]}]
-    (rule,) = policy["podSelector"]["matchExpressions"]
-    named = {
-        found["spec"]["template"]["metadata"]["labels"][rule["key"]]
-        for found in platform.of("Deployment")
-        if found["metadata"]["name"] != "stock-assets-api"
-    }
-    assert named == set(rule["values"])
-
-
 # One node
 
 
-def test_one_node_changes_no_list_of_many() -> None:
-    many, one = (values(*files) for files in FILES.values())
-    deployments = "dagster-user-deployments", "deployments"
-    assert many[deployments[0]][deployments[1]] == one[deployments[0]][deployments[1]]
-    assert many["extraManifests"] == one["extraManifests"]
-
-
 def test_one_node_with_two_cores_and_4_gb_has_room_for_all(dagster_chart: Path) -> None:
-    given = values(*FILES["one node"])
+    given = CASES["one node"]
     objects = Objects(rendered(dagster_chart, given, release=RELEASE))
     run = given["runLauncher"]["config"]["k8sRunLauncher"]["resources"]["requests"]
     heavy = run | {"memory": told_to_all(objects)["STOCK_ASSETS_HEAVY_MEMORY"]}
@@ -430,6 +486,79 @@ def quantity(text: str) -> float:
     units = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30, "": 1}
     number, unit = re.fullmatch(r"(\d+)(\D*)", text).groups()  # type: ignore[union-attr]
     return float(number) * units[unit]
+
+
+# Commands
+
+
+def helm_commands(text: str) -> list[str]:
+    """The commands of Helm in a text that install something."""
+    return re.findall(r"^\s*(helm upgrade .*)", text.replace("\\\n", " "), re.MULTILINE)
+
+
+@pytest.fixture
+def parser(monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
+    """Reads a command of Helm, with all that ours have in them, from this project's folder."""
+    monkeypatch.chdir(ROOT)
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    for name in ("helm", "upgrade", "release", "chart"):
+        parser.add_argument(name)
+    for name in ("install", "wait", "wait-for-jobs"):
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in ("repo", "version", "namespace", "timeout", "kube-context"):
+        parser.add_argument(f"--{name}", default="")
+    for name in ("values", "set", "set-file"):
+        parser.add_argument(f"--{name}", action="append", default=[])
+    return parser
+
+
+def installed(command: str, parser: argparse.ArgumentParser, folder: Path) -> list[Object]:
+    """What a command installs, as the shell and Helm read it, and Kubernetes takes it."""
+    words = ["sh", "-c", f"printf '%s\\n' {command}"]
+    read = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    asked = parser.parse_args(read.splitlines())
+    assert asked.repo == ADDRESSES[asked.chart]
+    assert asked.install
+    if asked.chart == "dagster":
+        assert asked.version == dg.__version__
+        assert asked.wait_for_jobs
+    given = values(*asked.values, sets=",".join(asked.set))
+    for expression in asked.set_file:
+        given = merged(given, helm_python.parse_set_file(expression))
+    chart = official_chart(asked.chart, folder)
+    objects = Objects(rendered(chart, given, release=asked.release))
+    kinds = custom_kinds(chart)
+    for found in objects:
+        check(found, kinds)
+    if asked.namespace == RELEASE:
+        for name, template in objects.templates():
+            assert list(violations(template)) == [], name
+            assert template["metadata"]["labels"]["stock-assets/part"], name
+    return objects
+
+
+README = helm_commands((ROOT / "helm-values" / "README.md").read_text())
+
+
+@pytest.mark.parametrize("command", README, ids=[command.split()[3] for command in README])
+def test_commands_of_the_readme_install_something(
+    command: str, parser: argparse.ArgumentParser, tmp_path: Path
+) -> None:
+    assert len(installed(command, parser, tmp_path)) >= 5
+
+
+def test_make_installs_what_is_for_one_node(
+    parser: argparse.ArgumentParser, tmp_path: Path
+) -> None:
+    words = ["make", "--dry-run", "kind-up"]
+    said = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    (command,) = helm_commands(said)
+    chart = official_chart("dagster", tmp_path / "chart")
+    wanted = rendered(chart, CASES["one node"], release=RELEASE)
+    assert installed(command, parser, tmp_path) == wanted
+    assert (
+        "label --overwrite namespace stock-assets pod-security.kubernetes.io/enforce=restr" in said
+    )
 
 
 # Monitoring

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from json import loads
 from threading import Thread
 
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 
 from stock_assets import __version__
 from tests.browser import free_port
-from tests.charts import values
+from tests.charts import PLATFORM, values
 from tests.conftest import ROOT
 
 TEXT = re.sub(r"\\\n\s*", " ", (ROOT / "Dockerfile").read_text())
@@ -38,7 +39,7 @@ def test_what_is_copied_is_there_and_not_left_out() -> None:
 
 def test_it_runs_as_the_user_that_the_values_name() -> None:
     (user,) = [rest for word, rest in LAST if word == "USER"]
-    pod = values("helm-values/dagster.yaml")["stockAssets"]["process"]["podSecurityContext"]
+    pod = values(*PLATFORM)["stockAssets"]["process"]["podSecurityContext"]
     assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
     assert f"useradd --uid {pod['runAsUser']} " in dict(LAST)["RUN"]
 
@@ -75,7 +76,7 @@ def test_it_is_labelled_with_its_version() -> None:
     assert labels["org.opencontainers.image.version"] == "${VERSION}"
     assert labels["org.opencontainers.image.licenses"] == "MIT"
     assert f"stock-assets:{__version__}" in (ROOT / "Dockerfile").read_text()
-    process = values("helm-values/dagster.yaml")["stockAssets"]["process"]
+    process = values(*PLATFORM)["stockAssets"]["process"]
     assert process["image"]["tag"] == __version__
 
 
@@ -88,10 +89,30 @@ def test_it_installs_what_runs_need_as_it_is_locked() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    assert re.findall(r'--extra "\$(\w+)"', install) == ["EXTRA"]
-    (extra,) = [arg.removeprefix("EXTRA=") for arg in steps("ARG") if arg.startswith("EXTRA=")]
-    for name in {Requirement(line).name for line in extras[extra]}:
-        assert re.search(rf"^{name}==[0-9.]+ ", lock, re.MULTILINE)
+    (usual,) = [arg.removeprefix("EXTRA=") for arg in steps("ARG") if arg.startswith("EXTRA=")]
+    assert usual == "s3,yahoo"
+    for extra in {*usual.split(",")} & extras.keys():  # yahoo is on its way
+        for name in {Requirement(line).name for line in extras[extra]}:
+            assert re.search(rf"^{name}==[0-9.]+ ", lock, re.MULTILINE)
+
+
+@pytest.mark.parametrize("extras", ["s3", "s3,yahoo", "gcs,azure,yahoo"])
+def test_it_can_do_besides_what_is_asked_for(extras: str) -> None:
+    (install,) = [run for run in steps("RUN") if "--requirement pyproject.toml" in run]
+    of_uv = re.search(r"/opt/uv/bin/uv (pip install .*)", install)
+    assert of_uv
+    words = ["sh", "-c", f"printf '%s\\n' {of_uv[1]}"]
+    told = subprocess.run(
+        words,
+        env={"EXTRA": extras, "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    given = told.stdout.split()
+    asked = [word for before, word in pairwise(given) if before == "--extra"]
+    assert asked == extras.split(",")
+    assert given[-1] == asked[-1]
 
 
 class _Health(BaseHTTPRequestHandler):

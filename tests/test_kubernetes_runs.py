@@ -35,22 +35,34 @@ from stock_assets.api.dagster import _LAUNCH
 from stock_assets.database import Database
 from stock_assets.ranges import of_tickers, range_tags
 from tests.browser import free_port
-from tests.charts import Objects, _merged, official_chart, rendered, values
+from tests.charts import (
+    PLATFORM,
+    RELEASE,
+    Objects,
+    merged,
+    official_chart,
+    our_manifests,
+    rendered,
+    values,
+)
 from tests.commands import wait_until
 from tests.conftest import empty_database, make_prices
 from tests.kubernetes import Cluster, Node, Object, serving
+from tests.pod_security import violations
 from tests.test_database import take
 
-VALUES = values("helm-values/dagster.yaml")
+VALUES = values(*PLATFORM)
+OURS = our_manifests(VALUES)
 LAUNCHER = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
 DAEMON = VALUES["dagsterDaemon"]
 LIMITS = VALUES["concurrency"]["runs"]
-(CODE,) = VALUES["dagster-user-deployments"]["deployments"]
-(SETTINGS,) = [thing["data"] for thing in VALUES["extraManifests"] if thing["kind"] == "ConfigMap"]
+(SERVER,) = VALUES["dagsterWebserver"]["workspace"]["servers"]
+CODE = OURS.one("Deployment", SERVER["host"])["spec"]["template"]["spec"]
+SETTINGS = OURS.one("ConfigMap", "stock-assets")["data"]
 HEAVY = VALUES["stockAssets"]["heavyMemory"]
 SECRET = VALUES["global"]["postgresqlSecretName"]
-IMAGE = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
-NAMESPACE = "stock-assets"  # and the release
+IMAGE = CODE["containers"][0]["image"]
+NAMESPACE = RELEASE
 DAGSTER_HOME = "/opt/dagster/dagster_home"
 PASSWORD = "never-to-be-seen"  # noqa: S105
 TICKERS, STRANGER = ["AAPL", "IBM", "MSFT"], "NONE"  # the latter has no prices
@@ -143,7 +155,7 @@ class Platform:
             "mode": "default",
             "runConfigData": "{}",
             "selector": {
-                "repositoryLocationName": CODE["name"],
+                "repositoryLocationName": SERVER["name"],
                 "repositoryName": "__repository__",
                 "pipelineName": "refresh_tickers",
                 "assetSelection": [{"path": [name]} for name in assets],
@@ -218,17 +230,12 @@ def job_of(run: str) -> str:
 def code_server(node: Node) -> Iterator[int]:
     """The code server as it is deployed: its port."""
     port = free_port()
-    args = ["dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(port)]
-    sources = [{"configMapRef": source} for source in CODE["envConfigMaps"]]
-    sources += [{"secretRef": source} for source in CODE["envSecrets"]]
-    more = {
-        "args": [*args, *CODE["dagsterApiGrpcArgs"]],
-        "env": [
-            {"name": "DAGSTER_CURRENT_IMAGE", "value": IMAGE},
-            {"name": "DAGSTER_HOME", "value": DAGSTER_HOME},
-        ],
-        "envFrom": sources,
-    }
+    (container,) = deepcopy(CODE["containers"])
+    container["args"] = [
+        {"0.0.0.0": "127.0.0.1", str(SERVER["port"]): str(port)}.get(word, word)  # noqa: S104
+        for word in container["args"]
+    ]
+    container["env"] += [{"name": "DAGSTER_HOME", "value": DAGSTER_HOME}]  # as in the image
     client = DagsterGrpcClient(port=port, host="127.0.0.1")
 
     def is_up() -> bool:
@@ -238,7 +245,7 @@ def code_server(node: Node) -> Iterator[int]:
             return False
         return True
 
-    with node.begin("code", CODE | more) as process:
+    with node.begin("code", container) as process:
         try:
             wait_until("code server", is_up, seconds=60)
             yield port
@@ -254,8 +261,6 @@ def platform(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     cluster = Cluster(Node(folder))
     told = SETTINGS | {
         "STOCK_ASSETS_DATABASE_URL": url,
-        "STOCK_ASSETS_HEAVY_MEMORY": HEAVY,  # a template fills it in
-        "STOCK_ASSETS_FILES": "/data",
         "STOCK_ASSETS_MODELS": "ridge",  # nothing to compile
     }
     cluster.node.config = {
@@ -274,7 +279,7 @@ def platform(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
         port = stack.enter_context(code_server(cluster.node))
         instance = stack.enter_context(dg.DagsterInstance.from_config(str(folder)))
         target = GrpcServerTarget(
-            host="127.0.0.1", port=port, socket=None, location_name=CODE["name"]
+            host="127.0.0.1", port=port, socket=None, location_name=SERVER["name"]
         )
         workspace = stack.enter_context(WorkspaceProcessContext(instance, target))
         platform = Platform(cluster, workspace, database)
@@ -311,7 +316,7 @@ def test_the_chart_writes_the_same_dagster_yaml(tmp_path: Path) -> None:
     assert ours["run_launcher"]["config"] == written["run_launcher"]["config"] | of_tests
     for name in ("run_launcher", "run_storage", "schedule_storage"):
         del ours[name]
-    assert _merged(written, ours) == written
+    assert merged(written, ours) == written
 
 
 def test_a_run_is_the_job_that_the_values_tell(platform: Platform, asked: str) -> None:
@@ -320,7 +325,7 @@ def test_a_run_is_the_job_that_the_values_tell(platform: Platform, asked: str) -
     labels = LAUNCHER["labels"] | {
         "dagster/job": "refresh_tickers",
         "dagster/run-id": asked,
-        "dagster/code-location": CODE["name"],
+        "dagster/code-location": SERVER["name"],
     }
     spec = dict(job["spec"])
     template = spec.pop("template")
@@ -337,8 +342,8 @@ def test_a_run_is_the_job_that_the_values_tell(platform: Platform, asked: str) -
         "restartPolicy": "Never",
         "serviceAccountName": f"{NAMESPACE}-dagster",
         "automountServiceAccountToken": False,
-        "securityContext": CODE["podSecurityContext"] | {"runAsNonRoot": True},
-        "volumes": LAUNCHER["volumes"],
+        "securityContext": CODE["securityContext"],
+        "volumes": CODE["volumes"],
         "imagePullSecrets": [],
     }
     command, *arguments = container.pop("args")
@@ -358,7 +363,12 @@ def test_a_run_is_the_job_that_the_values_tell(platform: Platform, asked: str) -
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
             {"name": "data", "mountPath": "/data"},
         ],
-        "envFrom": [{"configMapRef": {"name": "stock-assets"}}, {"secretRef": {"name": SECRET}}],
+        "envFrom": [
+            {"configMapRef": {"name": "stock-assets"}},
+            {"secretRef": {"name": SECRET}},
+            {"secretRef": {"name": "stock-assets-bucket", "optional": True}},
+            {"secretRef": {"name": "stock-assets-provider", "optional": True}},
+        ],
         "env": [
             {"name": "DAGSTER_RUN_JOB_NAME", "value": "refresh_tickers"},
             {"name": "DAGSTER_HOME", "value": DAGSTER_HOME},
@@ -368,6 +378,10 @@ def test_a_run_is_the_job_that_the_values_tell(platform: Platform, asked: str) -
             },
         ],
     }
+
+
+def test_a_restricted_namespace_takes_its_pod(platform: Platform, asked: str) -> None:
+    assert list(violations(platform.job(asked)["spec"]["template"])) == []
 
 
 def test_no_job_tells_a_secret(platform: Platform, asked: str) -> None:
