@@ -376,7 +376,7 @@ def told_to_all(platform: Objects) -> dict[str, str]:
 def test_settings_are_ours_and_fit(platform: Objects) -> None:
     told = told_to_all(platform)
     names = {name[13:].lower() for name in told if name.startswith("STOCK_ASSETS_")}
-    assert names <= Settings.model_fields.keys() | {"universe", "provider"}  # soon
+    assert names <= Settings.model_fields.keys()
     webserver = platform.one("Service", f"{RELEASE}-dagster-webserver")
     port = webserver["spec"]["ports"][0]["port"]
     address = f"http://{webserver['metadata']['name']}:{port}"

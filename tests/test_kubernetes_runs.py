@@ -11,9 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
@@ -29,11 +33,13 @@ from dagster._daemon.monitoring import run_monitoring
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._grpc.client import DagsterGrpcClient
+from dagster._scheduler.scheduler import launch_scheduled_runs
 from dagster_graphql.test.utils import execute_dagster_graphql
 
 from stock_assets.api.dagster import _LAUNCH
 from stock_assets.database import Database
 from stock_assets.ranges import of_tickers, range_tags
+from stock_assets.sessions import EXCHANGE_TIME
 from tests.browser import free_port
 from tests.charts import (
     PLATFORM,
@@ -46,7 +52,7 @@ from tests.charts import (
     values,
 )
 from tests.commands import wait_until
-from tests.conftest import empty_database, make_prices
+from tests.conftest import as_csv, empty_database, make_prices
 from tests.kubernetes import Cluster, Node, Object, serving
 from tests.pod_security import violations
 from tests.test_database import take
@@ -253,6 +259,18 @@ def code_server(node: Node) -> Iterator[int]:
             process.terminate()
 
 
+@contextmanager
+def csv_host(folder: Path) -> Iterator[str]:
+    """The address of a CSV that somebody serves."""
+    folder.mkdir()
+    (folder / "prices.csv").write_bytes(as_csv(make_prices("FETCHED")))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/prices.csv"
+        server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def platform(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """The platform as it is installed, with prices; a pod runs when a test has it run."""
@@ -262,6 +280,7 @@ def platform(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     told = SETTINGS | {
         "STOCK_ASSETS_DATABASE_URL": url,
         "STOCK_ASSETS_MODELS": "ridge",  # nothing to compile
+        "STOCK_ASSETS_UNIVERSE": "FETCHED:Energy",
     }
     cluster.node.config = {
         "stock-assets": told,
@@ -271,6 +290,7 @@ def platform(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     take(database, *[make_prices(ticker) for ticker in TICKERS])
     (folder / "dagster.yaml").write_text(yaml.safe_dump(dagster_yaml(folder / "kubeconfig")))
     with ExitStack() as stack:
+        told["STOCK_ASSETS_PROVIDER"] = stack.enter_context(csv_host(folder / "host"))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name in ("STOCK_ASSETS_DATABASE_URL", "DAGSTER_EVENT_BATCH_SIZE"):
             patch.setenv(name, cluster.node.config["stock-assets"][name])
@@ -412,6 +432,29 @@ def test_a_pod_forecasts_its_range_in_one_process(platform: Platform, trained: s
     steps = {event.step_key for event in events}
     assert steps >= {"market_model", *of_tickers(train=True)}
     assert len({event.get_dagster_event().pid for event in events}) == 1
+
+
+def test_prices_are_fetched_by_a_pod_that_the_schedule_asks_for(platform: Platform) -> None:
+    times: dict[str, Any] = {}
+    now = datetime.now(UTC)
+    for moment in (now, next_evening(now)):
+        assert not any(launch_scheduled_runs(platform.workspace, LOG, moment, times))
+    platform.dequeue()
+    of_it = dg.RunsFilter(tags={"dagster/schedule_name": "nightly_fetch"})
+    (run,) = platform.instance.get_runs(of_it)
+    platform.cluster.start(job_of(run.run_id))
+    platform.cluster.end(job_of(run.run_id))
+    assert platform.run(run.run_id).status is Status.SUCCESS
+    (dropped,) = (platform.cluster.node.volume("data") / "drops").glob("127.0.0.1-*-FETCHED-*.csv")
+    assert dropped.read_bytes() == as_csv(make_prices("FETCHED").assign(sector="Technology"))
+
+
+def next_evening(moment: datetime) -> datetime:
+    """Some minutes after the schedule's time on the next day that it has."""
+    evening = moment.astimezone(ZoneInfo(EXCHANGE_TIME)).replace(hour=18, minute=10)
+    while evening <= moment or evening.weekday() > 4:
+        evening += timedelta(days=1)
+    return evening.astimezone(UTC)
 
 
 @pytest.fixture(scope="module")
