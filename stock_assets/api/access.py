@@ -1,8 +1,10 @@
 """Who may do what, and how often: decided for every request before anything else is."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from http import HTTPStatus
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Send
@@ -70,7 +72,7 @@ class Access:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, f"Without keys the service is not to be called {host!r}."
             )
-        if headers.get(b"sec-fetch-site") in {b"cross-site", b"same-site"}:
+        if _is_of_another_site(headers, host):
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, "Without keys, pages of other sites may not call the service."
             )
@@ -79,8 +81,7 @@ class Access:
         told = dict(request["headers"]).get(b"authorization", b"").decode("latin-1")
         kind, _, secret = told.partition(" ")
         key = key_of(secret.strip(), self._keys) if kind.lower() == "bearer" else None
-        client = request["client"][0] if request["client"] else "unknown"
-        self._count(f"key {key.name}" if key else f"address {client}")
+        self._count(f"key {key.name}" if key else f"address {_network(request)}")
         if key is None:
             why = "That key is not known." if secret else "A key is needed."
             raise ProblemError(
@@ -103,6 +104,25 @@ class Access:
                 f"More than {self._rate}: try again in {seconds} s.",
                 {"Retry-After": str(seconds)},
             )
+
+
+def _is_of_another_site(headers: Mapping[bytes, bytes], host: str) -> bool:
+    """What the browser says; an older one, or one of plain HTTP, says it of what it posts."""
+    site = headers.get(b"sec-fetch-site")
+    origin = headers.get(b"origin")
+    if site or not origin:
+        return site in {b"cross-site", b"same-site"}
+    return origin.decode("latin-1").lower().partition("://")[2] != host
+
+
+def _network(request: Request) -> str:
+    """Whose address a request comes from: of IPv6, everybody has 2**64."""
+    client = request["client"][0] if request["client"] else "unknown"
+    if ":" not in client:
+        return str(client)
+    with suppress(ValueError):
+        return str(ip_network((client.partition("%")[0], 64), strict=False))
+    return "unknown"
 
 
 def describe_access(described: dict[str, Any]) -> None:
