@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from skops.io._protocol import PROTOCOL
 from skops.io.exceptions import UntrustedTypesFoundException
 
 from stock_assets.files import Folder
-from stock_assets.models import Artifact, PooledRegressor, archive, unarchived
+from stock_assets.models import Artifact, Estimators, PooledRegressor, archive, unarchived
 from stock_assets.storage import Store
 from tests.conftest import ROOT
 
@@ -99,15 +99,17 @@ PICKLES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 WAYS = list(hostile(Path()))
 
 
-def skops_file(state: State, protocol: int = PROTOCOL, **members: bytes) -> bytes:
-    """A skops file with this in a list, in a version of its format."""
+def skops_file(
+    state: State, protocol: int = PROTOCOL, members: Mapping[str, bytes] | None = None
+) -> bytes:
+    """A skops file with this in a list, in a version of its format, and with other members."""
     original = zipfile.ZipFile(io.BytesIO(skops.io.dumps([None])))
     schema = json.loads(original.read("schema.json"))
     schema |= {"content": [state], "protocol": protocol}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as file:
         file.writestr("schema.json", json.dumps(schema))
-        for name, content in members.items():
+        for name, content in (members or {}).items():
             file.writestr(name, content)
     return packed.getvalue()
 
@@ -135,9 +137,7 @@ def _module(touched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("_module")
 @pytest.mark.parametrize("protocol", range(PROTOCOL + 1))
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_would_run_something_is_refused(
-    touched: Path, way: str, protocol: int
-) -> None:
+def test_a_file_that_would_run_something_is_refused(touched: Path, way: str, protocol: int) -> None:
     load_both_ways(skops_file(hostile(touched)[way], protocol))
     assert not touched.exists()
 
@@ -161,7 +161,7 @@ def pickled_array(file: Path) -> bytes:
 
 def test_an_array_inside_of_it_holds_no_pickle(touched: Path) -> None:
     state = node("numpy", "ndarray", "NdArrayNode", type="numpy", file="array.npy")
-    load_both_ways(skops_file(state, **{"array.npy": pickled_array(touched)}))
+    load_both_ways(skops_file(state, members={"array.npy": pickled_array(touched)}))
     assert not touched.exists()
 
 
@@ -176,14 +176,14 @@ def test_a_sparse_matrix_inside_of_it_holds_no_pickle(touched: Path) -> None:
     state = node(
         "scipy.sparse._csr", "csr_matrix", "SparseMatrixNode", type="scipy", file="matrix.npz"
     )
-    load_both_ways(skops_file(state, **{"matrix.npz": hostile_npz.getvalue()}))
+    load_both_ways(skops_file(state, members={"matrix.npz": hostile_npz.getvalue()}))
     assert not touched.exists()
 
 
 @pytest.mark.parametrize("kind", ["pickle", "npy", "npz", "zip"])
 def test_an_artifact_that_is_a_pickle_is_refused(touched: Path, kind: str) -> None:
     file = io.BytesIO()
-    np.savez(file, tickers=np.array([Touch(touched)], dtype=object))  # type: ignore[arg-type]
+    np.savez(file, tickers=np.array([Touch(touched)], dtype=object))
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archived:
         archived.writestr("tickers.npy", pickle.dumps(Touch(touched)))
@@ -235,8 +235,10 @@ def test_sound_estimators_are_loaded_all_the_same() -> None:
     fitted = LinearRegression().fit(np.eye(3), np.eye(3))
     kept = np.frombuffer(skops.io.dumps([fitted]), np.uint8)
     content = archive({"tickers": np.array(["A"]), "mine/Estimators/skops": kept})
-    (loaded,) = Artifact.load(content).fitted["mine"].fitted  # type: ignore[union-attr]
-    np.testing.assert_array_equal(loaded.predict(np.eye(3)), fitted.predict(np.eye(3)))
+    loaded = Artifact.load(content).fitted["mine"]
+    assert isinstance(loaded, Estimators)
+    told = loaded.fitted[0].predict(np.eye(3))
+    np.testing.assert_array_equal(told, fitted.predict(np.eye(3)))
 
 
 def test_nothing_of_ours_reads_pickles() -> None:
