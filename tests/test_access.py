@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.routing import Mount, Route
 
-from stock_assets.api.access import LOOPBACK, check_binding, scope_of
+from stock_assets.api.access import check_binding, scope_of
 from stock_assets.api.app import create_app
 from stock_assets.api.rate import Rate
 from stock_assets.errors import SetupError
 from stock_assets.keys import Scope, new_key
 from stock_assets.settings import Settings
+from stock_assets.sites import LOOPBACK
 from tests.asgi import Answer, ask
 from tests.conftest import as_csv, make_prices
 

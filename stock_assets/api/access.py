@@ -1,7 +1,6 @@
 """Who may do what, and how often: decided for every request before anything else is."""
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from http import HTTPStatus
 from ipaddress import ip_network
@@ -14,15 +13,13 @@ from stock_assets.api.problems import ProblemError
 from stock_assets.errors import SetupError
 from stock_assets.keys import Key, Scope, key_of, parse_keys
 from stock_assets.settings import Settings
+from stock_assets.sites import headers_of, host_of, is_of_another_site, without_port
 
 if TYPE_CHECKING:
     from stock_assets.api.rate import Rate
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
 _OPEN = {"page", "healthz", "readyz", "openapi.json"}  # first parts of paths
 _SCOPES = {"upload": Scope.UPLOAD, "train": Scope.TRAIN}  # all others are read
-_PORT = re.compile(r":\d+$")
 
 
 def scope_of(path: str) -> Scope | None:
@@ -66,19 +63,19 @@ class Access:
 
     def _check_origin(self, request: Request) -> None:
         """Keep other sites' pages, which run in browsers on this machine, from the service."""
-        headers = dict(request["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if self._hosts and _PORT.sub("", host) not in self._hosts:
+        headers = headers_of(request)
+        host = host_of(headers)
+        if self._hosts and without_port(host) not in self._hosts:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, f"Without keys the service is not to be called {host!r}."
             )
-        if _is_of_another_site(headers, host):
+        if is_of_another_site(headers):
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, "Without keys, pages of other sites may not call the service."
             )
 
     def _check_key(self, request: Request, scope: Scope) -> None:
-        told = dict(request["headers"]).get(b"authorization", b"").decode("latin-1")
+        told = headers_of(request).get(b"authorization", b"").decode("latin-1")
         kind, _, secret = told.partition(" ")
         key = key_of(secret.strip(), self._keys) if kind.lower() == "bearer" else None
         self._count(f"key {key.name}" if key else f"address {_network(request)}")
@@ -104,15 +101,6 @@ class Access:
                 f"More than {self._rate}: try again in {seconds} s.",
                 {"Retry-After": str(seconds)},
             )
-
-
-def _is_of_another_site(headers: Mapping[bytes, bytes], host: str) -> bool:
-    """What the browser says; an older one, or one of plain HTTP, says it of what it posts."""
-    site = headers.get(b"sec-fetch-site")
-    origin = headers.get(b"origin")
-    if site or not origin:
-        return site in {b"cross-site", b"same-site"}
-    return origin.decode("latin-1").lower().partition("://")[2] != host
 
 
 def _network(request: Request) -> str:
