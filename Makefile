@@ -6,7 +6,10 @@ KIND := --context kind-stock-assets --namespace stock-assets
 KEY := dagster_home/kind.key
 VALUES := $(patsubst %,--values helm-values/%.yaml,dagster service database network local)
 
-.PHONY: help install demo up test bench dashboards lint type format lock clean image kind-up kind-demo kind-down
+OSV ?= api.osv.dev
+SBOM ?= sbom.json
+
+.PHONY: help install demo up test bench dashboards lint type format lock audit sbom clean image kind-up kind-demo kind-down
 
 help:            ## These lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
@@ -41,6 +44,15 @@ lock: install    ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
 		--generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+audit: install   ## Known holes of the locked packages; needs the network
+	@$(BIN)/python -c 'import socket; socket.create_connection(("$(OSV)", 443), 10)' 2>/dev/null || \
+		{ echo "$(OSV) cannot be reached from here: nothing was audited"; exit 1; }
+	$(BIN)/uv tool run pip-audit==2.10.1 --vulnerability-service osv --disable-pip --requirement requirements.lock
+
+sbom: install    ## The locked packages as CycloneDX, with versions and hashes, in sbom.json
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file $(SBOM) requirements.lock
 
 image:           ## The image for Kubernetes; needs Docker
 	docker build --tag $(IMAGE) .

@@ -156,11 +156,11 @@ def key(
 @db.command()
 def upgrade() -> None:
     """Bring the tables to the newest revision, as whatever needs them would do by itself."""
-    from stock_assets.engine import Connected  # noqa: PLC0415  it loads SQLAlchemy
+    from stock_assets.engine import Connected, shown  # noqa: PLC0415  it loads SQLAlchemy
     from stock_assets.tables import SCHEMA_REVISION  # noqa: PLC0415
 
     engine = Connected(current_settings().prediction_database_url).engine
-    told = f"The tables of {engine.url.render_as_string()} are of revision {SCHEMA_REVISION}."
+    told = f"The tables of {shown(engine.url)} are of revision {SCHEMA_REVISION}."
     out.print(told, markup=False, highlight=False, soft_wrap=True)
 
 

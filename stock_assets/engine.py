@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stock_assets.errors import SetupError
+from stock_assets.errors import DatabaseError, SetupError
 from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE, writes
 
 _SQLITE_WAIT_SECONDS = 60
@@ -38,7 +38,7 @@ class Connected:
         """Connected, and with the newest tables.
 
         Raises:
-            SetupError: The database does not answer.
+            SetupError: The database cannot be used.
         """
         return migrated(new_engine(self.url))
 
@@ -57,12 +57,20 @@ def address(url: str) -> sa.URL:
         SetupError: It is none.
     """
     try:
-        return sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+        found = sa.make_url(url)
+        found.get_dialect()
+    except (sa.exc.ArgumentError, ImportError, ValueError):  # whose words may hold the password
         raise SetupError(
             "STOCK_ASSETS_DATABASE_URL is no address of a database. "
-            "Expected one such as postgresql://user:password@host/name"
-        ) from error
+            "Expected one such as postgresql://user:password@host/name, "
+            "with %40 for a @ in the password, %3A for a colon and %2F for a slash"
+        ) from None
+    return found
+
+
+def shown(url: sa.URL) -> str:
+    """The address of a database as it may be told: without what lets one in."""
+    return url.set(query={}).render_as_string()
 
 
 def new_engine(url: sa.URL) -> sa.Engine:
@@ -96,14 +104,15 @@ def migrated(engine: sa.Engine) -> sa.Engine:
     """The engine, its tables brought to the newest revision; another process may be at it too.
 
     Raises:
-        SetupError: The database does not answer.
+        DatabaseError: The database does not answer.
+        SetupError: Its tables are those of a newer release.
     """
     try:
         if not is_newest(engine):
             _migrate(engine)
     except sa.exc.OperationalError as error:
-        raise SetupError(
-            f"The database {engine.url.render_as_string()} cannot be used: {error.orig}"
+        raise DatabaseError(
+            f"The database {shown(engine.url)} cannot be used: {error.orig}"
         ) from error
     return engine
 
@@ -128,12 +137,19 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 def _migrate(engine: sa.Engine) -> None:
     from alembic import command  # noqa: PLC0415  needed once
     from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
 
     scripts = Config()
     scripts.set_main_option("script_location", "stock_assets:migrations")
     with writing(engine) as connection:
         scripts.attributes["connection"] = connection
-        command.upgrade(scripts, "head")
+        try:
+            command.upgrade(scripts, "head")
+        except CommandError as error:  # there is no script of theirs
+            raise SetupError(
+                f"The tables of {shown(engine.url)} are of a newer release than this one, whose "
+                f"revision is {SCHEMA_REVISION}: install that release, or restore a backup"
+            ) from error
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

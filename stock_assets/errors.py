@@ -21,6 +21,10 @@ class SetupError(StockAssetsError):
     """The installation lacks something: a file, a package, a setting."""
 
 
+class DatabaseError(SetupError):
+    """The database cannot be used; the message has its driver's words."""
+
+
 class RunFailedError(StockAssetsError):
     """A Dagster run ended in failure; the message is what its failed step says."""
 

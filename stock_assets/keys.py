@@ -12,6 +12,10 @@ from stock_assets.errors import SetupError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
 _ENTRY = re.compile(rf"({_NAME.pattern}):([a-z+]+):([0-9a-f]{{64}})")
+_GUESSED = (  # of what a shell or a person hashes in haste
+    *("", "admin", "changeme", "demo", "key", "none", "null", "password", "secret"),
+    *("stock-assets", "stock_assets", "test", "token", "undefined"),
+)
 
 
 class Scope(StrEnum):
@@ -66,10 +70,25 @@ def parse_keys(text: str) -> tuple[Key, ...]:
                 f"with scopes of {'+'.join(Scope)}, as `stock-assets key NAME` prints it."
             )
         keys.append(Key(parts[1], frozenset(map(Scope, scopes)), parts[3]))
+    _demand_each_its_own(keys)
+    return tuple(keys)
+
+
+def _demand_each_its_own(keys: Collection[Key]) -> None:
     names = [key.name for key in keys]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SetupError(f"STOCK_ASSETS_API_KEYS names {', '.join(twice)} twice.")
-    return tuple(keys)
+    digests = [key.sha256 for key in keys]
+    weak = [
+        key.name
+        for key in keys
+        if digests.count(key.sha256) > 1 or key.sha256 in map(_digest, (*_GUESSED, key.name))
+    ]
+    if weak:
+        raise SetupError(
+            f"Of the keys {', '.join(weak)} the secret can be guessed, or is another's too. "
+            "Make new ones with `stock-assets key NAME`."
+        )
 
 
 def key_of(secret: str, keys: Iterable[Key]) -> Key | None:

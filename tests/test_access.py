@@ -1,7 +1,7 @@
 """Access: nothing but the page and the health is there for who has no key."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,40 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.routing import Mount, Route
 
-from stock_assets.api.access import LOOPBACK, check_binding, scope_of
+from stock_assets.api.access import check_binding, scope_of
 from stock_assets.api.app import create_app
 from stock_assets.api.rate import Rate
 from stock_assets.errors import SetupError
 from stock_assets.keys import Scope, new_key
 from stock_assets.settings import Settings
+from stock_assets.sites import LOOPBACK
 from tests.asgi import Answer, ask
 from tests.conftest import as_csv, make_prices
 
 VIEWER, READ = new_key("viewer", [Scope.READ])
 OPERATOR, ALL = new_key("operator", list(Scope))
 LOADER, UPLOAD = new_key("loader", [Scope.UPLOAD])
-KEYS = f"{READ},{ALL},{UPLOAD}"
+TRAINER, TRAIN = new_key("trainer", [Scope.TRAIN])
+KEYS = f"{READ},{ALL},{UPLOAD},{TRAIN}"
+SECRETS = {Scope.READ: VIEWER, Scope.UPLOAD: LOADER, Scope.TRAIN: TRAINER}
 
 OPEN = {"/", "/healthz", "/readyz", "/openapi.json"}
+UNDESCRIBED = {("GET", "/"), ("GET", "/page"), ("GET", "/openapi.json"), ("HEAD", "/openapi.json")}
+NEEDS = {  # of what is described; a new operation has to be written down here
+    ("GET", "/healthz"): None,
+    ("GET", "/readyz"): None,
+    ("GET", "/metrics"): Scope.READ,
+    ("POST", "/upload"): Scope.UPLOAD,
+    ("GET", "/drops/{drop}"): Scope.READ,
+    ("GET", "/runs/{run}"): Scope.READ,
+    ("GET", "/train/{ticker}"): Scope.TRAIN,
+    ("POST", "/train/{ticker}"): Scope.TRAIN,
+    ("POST", "/train"): Scope.TRAIN,
+    ("GET", "/predict/{ticker}"): Scope.READ,
+    ("POST", "/batch-predict"): Scope.READ,
+    ("GET", "/tickers"): Scope.READ,
+    ("GET", "/tickers/{ticker}"): Scope.READ,
+}
 FILLED = {"{ticker}": "AAPL", "{drop}": "x-0123456789ab", "{run}": "123"}
 DAGSTER = "http://127.0.0.1:9"  # nobody listens there
 
@@ -37,14 +56,19 @@ Making = Callable[..., FastAPI]
 def making(tmp_path_factory: pytest.TempPathFactory) -> Making:
     """Makes services, each with a home of its own."""
 
-    def make(keys: str = KEYS, rate: str = "10000/second", **others: object) -> FastAPI:
+    def make(
+        keys: str = KEYS,
+        rate: str = "10000/second",
+        hosts: Collection[str] = LOOPBACK,
+        **others: object,
+    ) -> FastAPI:
         update = {
             "home": tmp_path_factory.mktemp("home"),
             "dagster_url": DAGSTER,
             "api_keys": SecretStr(keys),
             "api_rate_limit": rate,
         }
-        return create_app(Settings().model_copy(update={**update, **others}), LOOPBACK)
+        return create_app(Settings().model_copy(update={**update, **others}), hosts)
 
     return make
 
@@ -59,6 +83,12 @@ def app(making: Making) -> FastAPI:
 def open_app(making: Making) -> FastAPI:
     """A service without keys."""
     return making("")
+
+
+@pytest.fixture(scope="session")
+def wide_open(making: Making) -> FastAPI:
+    """A service without keys, which is called by any name."""
+    return making("", hosts=())
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -81,12 +111,16 @@ def addresses(app: FastAPI) -> list[tuple[str, str]]:
     found = []
     for route in app.routes:
         assert isinstance(route, Route | Mount), "a kind of route that this test does not know"
-        path = route.path
-        for name, value in FILLED.items():
-            path = path.replace(name, value)
         methods = route.methods if isinstance(route, Route) else None
-        found += [(method, path) for method in sorted(methods or {"GET"})]
+        found += [(method, fill(route.path)) for method in sorted(methods or {"GET"})]
     return found
+
+
+def fill(path: str) -> str:
+    """A path with something in the place of its parameters."""
+    for name, value in FILLED.items():
+        path = path.replace(name, value)
+    return path
 
 
 # What a path needs
@@ -126,6 +160,31 @@ def test_every_route_that_writes_needs_its_own_scope(app: FastAPI) -> None:
     assert {path for path, answer in refused.items() if answer.status == 403} == {
         *("/upload", "/train", "/train/AAPL")
     }
+
+
+def described(app: FastAPI) -> list[tuple[str, str]]:
+    """Every operation of the OpenAPI document."""
+    paths = ask(app, "/openapi.json").json()["paths"]
+    return [(method.upper(), path) for path, methods in paths.items() for method in methods]
+
+
+def test_it_is_written_down_what_every_operation_needs(app: FastAPI) -> None:
+    assert set(described(app)) == set(NEEDS)
+    filled = {(method, fill(path)) for method, path in NEEDS}
+    assert set(addresses(app)) - filled == UNDESCRIBED
+
+
+@pytest.mark.parametrize("owner", [None, *SECRETS], ids=str)
+def test_every_operation_takes_the_keys_of_its_scope_and_no_others(
+    app: FastAPI, owner: Scope | None
+) -> None:
+    headers = bearer(SECRETS[owner]) if owner else {}
+    admitted = {
+        (method, path)
+        for method, path in described(app)
+        if ask(app, fill(path), method=method, headers=headers).status not in {401, 403}
+    }
+    assert admitted == {which for which, scope in NEEDS.items() if scope in {None, owner}}
 
 
 PARTS = ["/", "//", "..", ".", "%2e%2e", "%2f", "\\", ";", "?", "#", "\0", "\n", " ", "é"]
@@ -213,8 +272,7 @@ def test_openapi_names_the_scheme_exactly_where_a_key_is_needed(app: FastAPI) ->
     assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
-            filled = path.format(**{name[1:-1]: value for name, value in FILLED.items()})
-            needs_one = ask(app, filled, method=method.upper()).status == 401
+            needs_one = ask(app, fill(path), method=method.upper()).status == 401
             assert operation.get("security") == ([{"key": []}] if needs_one else None), path
 
 
@@ -250,6 +308,20 @@ def test_who_guesses_keys_has_to_wait_and_nobody_else(making: Making) -> None:
     assert ask(app, "/metrics", client=("10.0.0.9", 2)).status == 429
     assert read(app, "guess", client="10.0.0.8").status == 401
     assert read(app, VIEWER).status == 200
+
+
+def test_who_has_a_network_of_addresses_has_one_count(making: Making) -> None:
+    app = making(rate="2/day")
+    clients = ["2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:2::3%eth0"]
+    assert [read(app, "guess", client=client).status for client in clients] == [401, 401, 429]
+    assert read(app, "guess", client="2001:db8:1:3::1").status == 401
+    assert read(app, VIEWER, client=clients[0]).status == 200
+
+
+def test_addresses_that_are_none_have_one_count(making: Making) -> None:
+    app = making(rate="2/day")  # a proxy's word is taken for them
+    clients = [":", "a:b", f"{'x' * 5_000}:1"]
+    assert [read(app, "guess", client=client).status for client in clients] == [401, 401, 429]
 
 
 @pytest.mark.parametrize("rate", ["1/second", "3/second", "7/minute", "5/hour"])
@@ -332,6 +404,35 @@ def test_without_keys_pages_of_other_sites_are_refused(
     answer = ask(open_app, path, method=method, headers=headers)
     assert answer.status == 403
     assert "pages of other sites may not call the service" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://localhost:8000", "localhost:8000", 200),
+        ("http://LOCALHOST:8000", "LocalHost:8000", 200),
+        ("https://stocks.example", "stocks.example", 200),
+        ("http://localhost:3000", "localhost:8000", 403),
+        ("http://evil.example", "10.0.0.5:8000", 403),
+        ("http://10.0.0.5:8000.evil.example", "10.0.0.5:8000", 403),
+        ("null", "10.0.0.5:8000", 403),
+        ("file://", "10.0.0.5:8000", 403),
+    ],
+)
+def test_without_keys_a_browser_that_tells_the_origin_alone_is_believed(
+    wide_open: FastAPI, origin: str, host: str, status: int
+) -> None:
+    headers = {"Host": host, "Origin": origin}
+    assert ask(wide_open, "/metrics", headers=headers).status == status
+    form = {**headers, "Content-Type": "multipart/form-data; boundary=b"}
+    assert (ask(wide_open, "/upload", method="POST", headers=form).status == 403) == (status == 403)
+
+
+def test_behind_a_proxy_that_renames_the_host_its_own_page_is_served(wide_open: FastAPI) -> None:
+    headers = {"Host": "127.0.0.1:8000", "Origin": "https://stocks.example"}
+    own = {**headers, "Sec-Fetch-Site": "same-origin"}
+    assert ask(wide_open, "/metrics", headers=own).status == 200
+    assert ask(wide_open, "/metrics", headers=headers).status == 403
 
 
 def test_with_keys_the_name_does_not_matter(app: FastAPI) -> None:

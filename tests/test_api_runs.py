@@ -760,11 +760,12 @@ def no_dagster(tmp_path: Path) -> Callable[[str], Any]:
     ],
 )
 def test_whoever_is_no_dagster_is_told(
-    no_dagster: Any, reply: Reply, status: int, said: str
+    no_dagster: Any, reply: Reply, status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with answering(lambda _: reply) as address, no_dagster(address) as (client, drop):
         assert said in problem(client.get("/runs/1"), status)
-        assert said in body(client.get("/readyz"), 503)["dagster"]
+        assert body(client.get("/readyz"), 503)["dagster"] == service.NO_DAGSTER
+        assert said in capsys.readouterr().out
         assert fate(client, drop)[0] == "queued"
 
 
@@ -805,9 +806,12 @@ class Small:
 
 
 @pytest.mark.parametrize("dagster", [Small(location=""), Small(job="another")])
-def test_dagster_that_has_not_loaded_our_jobs_is_told(no_dagster: Any, dagster: Small) -> None:
+def test_dagster_that_has_not_loaded_our_jobs_is_told(
+    no_dagster: Any, dagster: Small, capsys: pytest.CaptureFixture[str]
+) -> None:
     with answering(dagster) as address, no_dagster(address) as (client, _):
-        assert "has not loaded our jobs" in body(client.get("/readyz"), 503)["dagster"]
+        assert body(client.get("/readyz"), 503)["dagster"] == service.NO_DAGSTER
+        assert "has not loaded our jobs" in capsys.readouterr().out
 
 
 def said_by(refusal: dict[str, str]) -> str:

@@ -1,289 +1,129 @@
-"""A restricted namespace takes our pods, and they talk to whom they need and nobody else."""
+"""Two installations on one Postgres server: none has anything of the other."""
 
-from copy import deepcopy
-from itertools import product
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
+import sqlalchemy as sa
 
-from tests.charts import (
-    PLATFORM,
-    RELEASE,
-    Object,
-    Objects,
-    containers,
-    official_chart,
-    our_manifests,
-    rendered,
-    values,
-)
-from tests.network import Peer, may_ask
-from tests.pod_security import violations
+from stock_assets.database import Database
+from stock_assets.keys import Scope, new_key
+from tests.commands import Service, new_home, serving, wait_until
+from tests.conftest import as_csv, make_prices
+from tests.test_api import tell
+from tests.test_backup import blocks, postgres_environment, type_in
 
-BUCKET = "stockAssets.files=s3://bucket/prefix"
-OWN_DATABASE = "postgresql.postgresqlHost=db.example.org"
-WITHOUT_DATABASE = [name for name in PLATFORM if "database" not in name]
+NAMES = ("ours", "theirs")
+(USERS,) = blocks("Two on one server")
+TICKER_OF_OURS = "IBM"
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """An installation with its own user of the server."""
+
+    service: Service
+    secret: str
+    url: str
+
+    def ask(self, path: str, secret: str) -> httpx.Response:
+        """What it answers to somebody's key."""
+        headers = {"Authorization": f"Bearer {secret}"}
+        return httpx.get(self.service.url + path, headers=headers, timeout=30)
+
+    def upload(self, content: bytes) -> httpx.Response:
+        """What it says of a file."""
+        headers = {"Authorization": f"Bearer {self.secret}"}
+        files = {"file": ("prices.csv", content)}
+        return httpx.post(f"{self.service.url}/upload", files=files, headers=headers, timeout=30)
 
 
 @pytest.fixture(scope="module")
-def ours() -> Objects:
-    """Our own objects, for which the official chart need not be there."""
-    return our_manifests(values(*PLATFORM))
+def urls(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Databases and users, as the page has them made."""
+    server = sa.make_url(postgres_url)
+    found = {}
+    for name in NAMES:
+        environment = postgres_environment(postgres_url) | {"NAME": f"tenant_{name}"}
+        type_in(tmp_path_factory.getbasetemp(), USERS, **environment)
+        url = server.set(username=f"tenant_{name}", database=f"tenant_{name}")
+        found[name] = url.render_as_string(hide_password=False)
+    return found
 
 
 @pytest.fixture(scope="module")
-def dagster_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return official_chart("dagster", tmp_path_factory.mktemp("charts"))
+def tenants(
+    urls: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Tenant, Tenant]]:
+    """Two services; ours knows a ticker and a drop."""
+    database = Database(urls["ours"])
+    tell(database, TICKER_OF_OURS)
+    database.engine.dispose()
+    with ExitStack() as stack:
+        made = []
+        for name in NAMES:
+            secret, key = new_key("ops", list(Scope))
+            home = new_home(tmp_path_factory.mktemp(name))
+            settings = {"API_KEYS": str(key), "DATABASE_URL": urls[name]}
+            made.append(Tenant(stack.enter_context(serving(home, **settings)), secret, urls[name]))
+        yield made[0], made[1]
 
 
-@pytest.fixture(scope="module")
-def platform(dagster_chart: Path) -> Objects:
-    """All that is installed."""
-    return Objects(rendered(dagster_chart, values(*PLATFORM), release=RELEASE))
+def test_each_key_opens_its_own_door(tenants: tuple[Tenant, Tenant]) -> None:
+    ours, theirs = tenants
+    assert [ours.ask("/tickers", each.secret).status_code for each in tenants] == [200, 401]
+    assert [theirs.ask("/tickers", each.secret).status_code for each in tenants] == [401, 200]
 
 
-# Pods
-
-GOOD: Object = {
-    "metadata": {},
-    "spec": {
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-        "initContainers": [
-            {
-                "name": "before",
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-            }
-        ],
-        "containers": [
-            {
-                "name": "main",
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
-                },
-            }
-        ],
-    },
-}
-POD, BEFORE, MAIN = ("spec",), ("spec", "initContainers", 0), ("spec", "containers", 0)
-CONTEXT = "securityContext"
+def test_each_knows_its_own_data_alone(tenants: tuple[Tenant, Tenant]) -> None:
+    ours, theirs = tenants
+    drop = ours.upload(as_csv(make_prices("XOM"))).json()["drop"]
+    for path in (f"/drops/{drop}", f"/predict/{TICKER_OF_OURS}", f"/tickers/{TICKER_OF_OURS}"):
+        assert ours.ask(path, ours.secret).status_code == 200
+        assert theirs.ask(path, theirs.secret).status_code == 404
+    assert theirs.ask("/tickers", theirs.secret).json()["total"] == 0
+    assert [*(theirs.service.home / "drops").glob("*.csv")] == []
 
 
-def changed(path: tuple[str | int, ...], value: Any) -> Object:
-    """The good template with another value at a path; without one where it is None."""
-    template: Any = deepcopy(GOOD)
-    thing = template
-    *way, last = path
-    for key in way:
-        thing = thing.setdefault(key, {}) if isinstance(thing, dict) else thing[key]
-    if value is None:
-        del thing[last]
-    else:
-        thing[last] = value
-    return dict(template)
+@pytest.mark.parametrize("metric", ["drops", "rows_accepted_total", "api_uploaded_bytes_total"])
+def test_each_counts_its_own_work_alone(tenants: tuple[Tenant, Tenant], metric: str) -> None:
+    tenants[0].upload(as_csv(make_prices("CVX")))
+
+    def counted(tenant: Tenant) -> list[float]:
+        lines = tenant.ask("/metrics", tenant.secret).text.splitlines()
+        return [
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith(f"stock_assets_{metric}")
+        ]
+
+    ours, theirs = (
+        wait_until("metric", partial(counted, tenant), seconds=30) for tenant in tenants
+    )
+    assert sum(ours) > 0 == sum(theirs)
 
 
-def test_a_good_pod_is_admitted() -> None:
-    assert list(violations(GOOD)) == []
-    by_containers = changed((*POD, CONTEXT), {})
-    for container in containers(by_containers["spec"]):
-        container[CONTEXT] |= GOOD["spec"][CONTEXT]
-    assert list(violations(by_containers)) == []
+@pytest.mark.parametrize("name", NAMES)
+def test_neither_user_gets_into_the_others_database(urls: dict[str, str], name: str) -> None:
+    other = next(each for each in NAMES if each != name)
+    wrong = sa.make_url(urls[name]).set(database=f"tenant_{other}")
+    engine = sa.create_engine(wrong)
+    with pytest.raises(sa.exc.OperationalError, match="permission denied for database"):
+        engine.connect()
+    engine.dispose()
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "told"),
-    [
-        ((*POD, "hostNetwork"), True, "hostNetwork"),
-        ((*POD, "hostPID"), True, "hostPID"),
-        ((*POD, "hostIPC"), True, "hostIPC"),
-        ((*POD, "volumes", 0, "hostPath"), {"path": "/"}, "volume of kind hostPath"),
-        ((*POD, "volumes", 0, "nfs"), {"server": "files"}, "volume of kind nfs"),
-        ((*POD, CONTEXT, "sysctls"), [{"name": "kernel.msgmax"}], "sysctl kernel.msgmax"),
-        ((*POD, CONTEXT, "runAsUser"), 0, "runAsUser"),
-        ((*POD, CONTEXT, "runAsNonRoot"), None, "before: runAsNonRoot, main: runAsNonRoot"),
-        (
-            (*POD, CONTEXT, "seccompProfile"),
-            {"type": "Unconfined"},
-            "seccompProfile.type, before: seccompProfile.type, main: seccompProfile.type",
-        ),
-        ((*POD, CONTEXT, "seLinuxOptions"), {"type": "spc_t"}, "seLinuxOptions.type"),
-        ((*POD, CONTEXT, "appArmorProfile"), {"type": "Unconfined"}, "appArmorProfile.type"),
-        ((*POD, CONTEXT, "windowsOptions"), {"hostProcess": True}, "windowsOptions.hostProcess"),
-        ((*MAIN, CONTEXT, "runAsNonRoot"), False, "main: runAsNonRoot"),
-        ((*MAIN, CONTEXT, "runAsUser"), 0, "main: runAsUser"),
-        ((*MAIN, CONTEXT, "privileged"), True, "main: privileged"),
-        ((*MAIN, CONTEXT, "procMount"), "Unmasked", "main: procMount"),
-        ((*MAIN, CONTEXT, "seLinuxOptions"), {"user": "root"}, "main: seLinuxOptions.user"),
-        ((*MAIN, CONTEXT, "seccompProfile"), {"type": "Unconfined"}, "main: seccompProfile.type"),
-        ((*MAIN, CONTEXT, "allowPrivilegeEscalation"), None, "main: allowPrivilegeEscalation"),
-        ((*BEFORE, CONTEXT, "capabilities"), {"drop": ["NET_RAW"]}, "before: capabilities.drop"),
-        ((*MAIN, CONTEXT, "capabilities", "add"), ["SYS_TIME"], "main: capabilities.add"),
-        ((*MAIN, "ports"), [{"containerPort": 80, "hostPort": 80}], "main: hostPort"),
-        (
-            (*MAIN, "livenessProbe"),
-            {"httpGet": {"host": "169.254.169.254"}},
-            "main: livenessProbe.httpGet.host",
-        ),
-        (
-            ("metadata", "annotations"),
-            {"container.apparmor.security.beta.kubernetes.io/main": "unconfined"},
-            "container.apparmor.security.beta.kubernetes.io/main",
-        ),
-    ],
-)
-def test_each_rule_has_something_against_it(
-    path: tuple[str | int, ...], value: Any, told: str
-) -> None:
-    assert ", ".join(violations(changed(path, value))) == told
-
-
-def test_all_our_pods_are_restricted_ones(ours: Objects) -> None:
-    made = dict(ours.templates())
-    assert len(made) == 4  # the code server, the migration, the service, Postgres
-    for name, template in made.items():
-        assert list(violations(template)) == [], name
-
-
-def test_those_of_the_chart_are_too(dagster_chart: Path) -> None:
-    given = values(*PLATFORM, sets="migrate.enabled=true")  # a hook that we leave out
-    made = dict(Objects(rendered(dagster_chart, given, release=RELEASE)).templates())
-    assert len(made) == 7  # and the webserver, the daemon, and that hook
-    for name, template in made.items():
-        assert list(violations(template)) == [], name
-
-
-def test_only_who_asks_kubernetes_has_a_token(platform: Objects) -> None:
-    accounts = {found["metadata"]["name"]: found for found in platform.of("ServiceAccount")}
-    having = set()
-    for _, template in platform.templates():
-        pod = template["spec"]
-        for speaking in (pod, accounts[pod["serviceAccountName"]]):
-            if (token := speaking.get("automountServiceAccountToken")) is not None:
-                break
-        if token is not False:
-            having.add(template["metadata"]["labels"]["stock-assets/part"])
-    assert having == {"webserver", "daemon"}
-
-
-# Connections
-
-PARTS = [
-    "webserver",
-    "daemon",
-    "code",
-    "run",
-    "migration",
-    "api",
-    "database",
-    "exporter",
-    "unknown",
-]
-PEERS = {
-    **{part: Peer({"stock-assets/part": part}) for part in PARTS},
-    "prometheus": Peer({"app.kubernetes.io/name": "prometheus"}, "monitoring"),
-    "grafana": Peer({"app.kubernetes.io/name": "grafana"}, "monitoring"),
-    "neighbour": Peer({"stock-assets/part": "webserver"}, "neighbours"),
-    "names": Peer({"k8s-app": "kube-dns"}, "kube-system"),
-    "internet": Peer(namespace="", address="203.0.113.7"),
-}
-PORTS = {
-    "database": 5432,
-    "code": 3030,
-    "webserver": 3000,
-    "api": 8000,
-    "exporter": 9187,
-    "https": 443,
-    "kubernetes": 6443,
-    "ssh": 22,
-}
-OUTSIDE = {"neighbour", "names", "internet", "prometheus", "grafana"}
-# What is needed, and so all that there may be: who asks whom, at which port.
-TO_DATABASE = {"webserver", "daemon", "code", "run", "migration", "api", "exporter"}
-NEEDED = {
-    *((part, "database", "database") for part in TO_DATABASE | {"grafana"}),
-    *((part, "code", "code") for part in ("webserver", "daemon")),
-    ("api", "webserver", "webserver"),
-    ("prometheus", "exporter", "exporter"),
-    *((who, "api", "api") for who in OUTSIDE),
-    *((part, there, "https") for part in ("code", "run") for there in OUTSIDE),
-    *(
-        (part, there, port)
-        for part in ("webserver", "daemon")
-        for there in OUTSIDE
-        for port in ("https", "kubernetes")
-    ),
-}
-
-
-def connections(objects: Objects) -> set[tuple[str, str, str]]:
-    """All that may be opened from or to a pod of the platform."""
-    policies = objects.of("NetworkPolicy")
-    return {
-        (source, target, port)
-        for source, target, port in product(PEERS, PEERS, PORTS)
-        if {source, target} & {*PARTS}
-        and may_ask(policies, PEERS[source], PEERS[target], PORTS[port])
-    }
-
-
-def test_what_is_needed_may_be_asked_and_nothing_else(ours: Objects) -> None:
-    assert connections(ours) == NEEDED
-
-
-def test_a_bucket_is_asked_by_the_service_too() -> None:
-    objects = our_manifests(values(*PLATFORM, sets=BUCKET))
-    assert connections(objects) == NEEDED | {("api", there, "https") for there in OUTSIDE}
-
-
-def test_a_database_of_ones_own_may_be_anywhere() -> None:
-    objects = our_manifests(values(*WITHOUT_DATABASE, sets=OWN_DATABASE))
-    assert connections(objects) == NEEDED | set(product(TO_DATABASE, OUTSIDE, ["database"]))
-
-
-def test_other_ports_are_a_setting() -> None:
-    objects = our_manifests(values(*PLATFORM, sets="stockAssets.outsidePorts={443,9000}"))
-    policies = objects.of("NetworkPolicy")
-    assert may_ask(policies, PEERS["run"], PEERS["internet"], 9000)
-    assert not may_ask(policies, PEERS["daemon"], PEERS["internet"], 9000)
-
-
-def test_everybody_asks_for_names(ours: Objects) -> None:
-    policies = ours.of("NetworkPolicy")
-    cache = Peer(namespace="", address="169.254.20.10")
-    for part, protocol in product(PARTS, ("UDP", "TCP")):
-        assert may_ask(policies, PEERS[part], PEERS["names"], 53, protocol)
-        assert may_ask(policies, PEERS[part], cache, 53, protocol)
-        assert not may_ask(policies, PEERS[part], PEERS["internet"], 53, protocol)
-
-
-def test_every_pod_is_known_by_its_part(platform: Objects) -> None:
-    parts = [
-        template["metadata"]["labels"]["stock-assets/part"] for _, template in platform.templates()
-    ]
-    of_runs = values(*PLATFORM)["runLauncher"]["config"]["k8sRunLauncher"]["labels"]
-    assert sorted([*parts, of_runs["stock-assets/part"], "exporter", "unknown"]) == sorted(PARTS)
-
-
-def test_services_lead_to_the_ports_that_may_be_asked(platform: Objects) -> None:
-    led = {}
-    for service in platform.of("Service"):
-        (target,) = (
-            template
-            for _, template in platform.templates()
-            if service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
-        )
-        named = {
-            port["name"]: port["containerPort"]
-            for container in target["spec"]["containers"]
-            for port in container.get("ports", [])
-        }
-        (port,) = service["spec"]["ports"]
-        wanted = port.get("targetPort", port["port"])
-        led[target["metadata"]["labels"]["stock-assets/part"]] = named.get(wanted, wanted)
-    assert led == {part: PORTS[part] for part in ("api", "code", "database", "webserver")}
+def test_a_wrong_address_tells_nothing_of_the_other(urls: dict[str, str], tmp_path: Path) -> None:
+    wrong = sa.make_url(urls["theirs"]).set(database="tenant_ours")
+    address = wrong.render_as_string(hide_password=False)
+    with serving(new_home(tmp_path / "home"), DATABASE_URL=address) as service:
+        for path in ("/tickers", "/readyz", f"/predict/{TICKER_OF_OURS}"):
+            told = httpx.get(service.url + path, timeout=30)
+            assert told.status_code == 503
+            assert "tenant" not in told.text
+        drops = httpx.get(f"{service.url}/metrics", timeout=30).text
+        assert 'stock_assets_source_up{source="database"} 0.0' in drops

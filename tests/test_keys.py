@@ -1,5 +1,6 @@
 """Keys: a secret opens its own entry, and no message shows what may be one."""
 
+import hashlib
 import hmac
 from collections.abc import Callable
 
@@ -88,6 +89,18 @@ def test_a_bad_entry_is_told_by_its_place_and_never_shown(entry: str) -> None:
 def test_no_two_keys_have_one_name() -> None:
     with pytest.raises(SetupError, match=r"names b, c twice\.$"):
         parse_keys(" ".join(map(str, map(a_key, "abcbcc"))))
+
+
+@pytest.mark.parametrize("secret", ["", "password", "changeme", "secret", "ops"])
+def test_a_key_that_anybody_would_guess_is_refused(secret: str) -> None:
+    weak = a_key("ops", hashlib.sha256(secret.encode()).hexdigest())
+    with pytest.raises(SetupError, match=r"^Of the keys ops the secret can be guessed"):
+        parse_keys(f"{a_key('sound')} {weak}")
+
+
+def test_no_two_keys_have_one_secret() -> None:
+    with pytest.raises(SetupError, match=r"^Of the keys one, two the secret .* is another's too\."):
+        parse_keys(f"{a_key('one')} {a_key('two')} {a_key('three', DIGEST[::-1])}")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:read", "a,b", "a\n", "ä", "n" * 41])

@@ -1,8 +1,9 @@
 """Who may do what, and how often: decided for every request before anything else is."""
 
-import re
 from collections.abc import Collection
+from contextlib import suppress
 from http import HTTPStatus
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Send
@@ -12,15 +13,13 @@ from stock_assets.api.problems import ProblemError
 from stock_assets.errors import SetupError
 from stock_assets.keys import Key, Scope, key_of, parse_keys
 from stock_assets.settings import Settings
+from stock_assets.sites import headers_of, host_of, is_of_another_site, without_port
 
 if TYPE_CHECKING:
     from stock_assets.api.rate import Rate
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
 _OPEN = {"page", "healthz", "readyz", "openapi.json"}  # first parts of paths
 _SCOPES = {"upload": Scope.UPLOAD, "train": Scope.TRAIN}  # all others are read
-_PORT = re.compile(r":\d+$")
 
 
 def scope_of(path: str) -> Scope | None:
@@ -64,23 +63,22 @@ class Access:
 
     def _check_origin(self, request: Request) -> None:
         """Keep other sites' pages, which run in browsers on this machine, from the service."""
-        headers = dict(request["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if self._hosts and _PORT.sub("", host) not in self._hosts:
+        headers = headers_of(request)
+        host = host_of(headers)
+        if self._hosts and without_port(host) not in self._hosts:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, f"Without keys the service is not to be called {host!r}."
             )
-        if headers.get(b"sec-fetch-site") in {b"cross-site", b"same-site"}:
+        if is_of_another_site(headers):
             raise ProblemError(
                 HTTPStatus.FORBIDDEN, "Without keys, pages of other sites may not call the service."
             )
 
     def _check_key(self, request: Request, scope: Scope) -> None:
-        told = dict(request["headers"]).get(b"authorization", b"").decode("latin-1")
+        told = headers_of(request).get(b"authorization", b"").decode("latin-1")
         kind, _, secret = told.partition(" ")
         key = key_of(secret.strip(), self._keys) if kind.lower() == "bearer" else None
-        client = request["client"][0] if request["client"] else "unknown"
-        self._count(f"key {key.name}" if key else f"address {client}")
+        self._count(f"key {key.name}" if key else f"address {_network(request)}")
         if key is None:
             why = "That key is not known." if secret else "A key is needed."
             raise ProblemError(
@@ -103,6 +101,16 @@ class Access:
                 f"More than {self._rate}: try again in {seconds} s.",
                 {"Retry-After": str(seconds)},
             )
+
+
+def _network(request: Request) -> str:
+    """Whose address a request comes from: of IPv6, everybody has 2**64."""
+    client = request["client"][0] if request["client"] else "unknown"
+    if ":" not in client:
+        return str(client)
+    with suppress(ValueError):
+        return str(ip_network((client.partition("%")[0], 64), strict=False))
+    return "unknown"
 
 
 def describe_access(described: dict[str, Any]) -> None:

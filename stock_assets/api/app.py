@@ -74,6 +74,7 @@ def create_app(settings: Settings, hosts: Collection[str] = ()) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to an address that the request's Host names
     )
     app.add_middleware(_Bounded, most=settings.max_drop_bytes)
     app.add_middleware(Access, keys=keys, rate=rate, hosts=hosts)

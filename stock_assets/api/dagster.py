@@ -1,10 +1,15 @@
 """The Dagster webserver, asked over GraphQL: it launches runs, and knows what became of them."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import structlog
 
 from stock_assets.api.answers import RunReport, RunStatus
 from stock_assets.api.problems import ProblemError
@@ -12,11 +17,16 @@ from stock_assets.api.problems import ProblemError
 if TYPE_CHECKING:
     from httpx import AsyncClient
 
+P = ParamSpec("P")
+T = TypeVar("T")
 FETCH, INGEST, REFRESH = "fetch_prices", "ingest_drop", "refresh_tickers"
 
+_log = structlog.get_logger("stock_assets.api")
 _REMEMBERED = 1_000
 _MOST_PAGES = 50  # of a run's events, a thousand each
-_TIMEOUT_SECONDS = 15
+_TIMEOUT_SECONDS = 15  # to go on with an answer
+_PATIENCE_SECONDS = 60  # with all of it
+_MOST_BYTES = 1 << 26  # of it
 _STATUS = {
     "QUEUED": RunStatus.QUEUED,
     "NOT_STARTED": RunStatus.QUEUED,
@@ -28,14 +38,33 @@ _STATUS = {
     "FAILURE": RunStatus.FAILED,
     "CANCELED": RunStatus.CANCELED,
 }
+_MOST_CHARACTERS = 2_000  # of what it has to say
 _RUN = """fragment run on Run { runId jobName status startTime endTime }"""
+
+
+def _understood(asking: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Tell where an answer has another shape than ours, as that of another release may."""
+
+    @wraps(asking)
+    async def understood(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return await asking(*args, **options)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            _log.warning("not understood", asking=asking.__name__, error=repr(error))
+            raise ProblemError(
+                HTTPStatus.BAD_GATEWAY,
+                "Dagster answers otherwise than expected. Is it of the version that is locked?",
+            ) from error
+
+    return understood
 
 
 class Dagster:
     """The webserver at an address, and the code location that has our jobs."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self._url = url.rstrip("/")
+        self.url = re.sub("//[^/]*@", "//", self._url)  # as it is told: without a password
         self._location: Mapping[str, str] | None = None
         self._reasons: dict[str, str] = {}  # why runs failed
 
@@ -60,6 +89,7 @@ class Dagster:
         self._location = None
         await self.location()
 
+    @_understood
     async def location(self) -> Mapping[str, str]:
         """Where our jobs are, as a selector has it; asked for once.
 
@@ -81,11 +111,14 @@ class Dagster:
             }
         return self._location
 
-    async def ticker_order(self) -> list[str]:
-        """All tickers in the order of their partition set."""
+    @_understood
+    async def ticker_order(self) -> tuple[list[str], int]:
+        """All tickers in the order of their partition set, and how many runs are queued."""
         told = await self.ask(_PARTITIONS)
-        return list(told["assetNodeOrError"].get("partitionKeys", []))
+        order = list(told["assetNodeOrError"].get("partitionKeys", []))
+        return order, told.get("queued", {}).get("count", 0)
 
+    @_understood
     async def launch(self, assets: Sequence[str], tags: Mapping[str, str]) -> str:
         """Have a run of these assets launched; returns its id.
 
@@ -108,10 +141,11 @@ class Dagster:
             self._location = None  # it may have moved
             raise ProblemError(
                 HTTPStatus.BAD_GATEWAY,
-                f"Dagster does not launch the run: {told.get('message', told['__typename'])}",
+                f"Dagster does not launch the run: {_cut(told.get('message', told['__typename']))}",
             )
         return str(told["run"]["runId"])
 
+    @_understood
     async def run(self, run_id: str) -> RunReport:
         """What became of a run.
 
@@ -126,6 +160,7 @@ class Dagster:
             )
         return await self._report(told)
 
+    @_understood
     async def last_run(self, job: str, tags: Mapping[str, str] | None = None) -> RunReport | None:
         """The newest run of a job that has these tags."""
         having = [{"key": key, "value": value} for key, value in (tags or {}).items()]
@@ -150,7 +185,7 @@ class Dagster:
         if run_id not in self._reasons:
             if len(self._reasons) >= _REMEMBERED:
                 self._reasons.clear()
-            self._reasons[run_id] = await self._read_why(run_id)
+            self._reasons[run_id] = _cut(await self._read_why(run_id))
         return self._reasons[run_id]
 
     async def _read_why(self, run_id: str) -> str:
@@ -176,18 +211,26 @@ class Dagster:
         from httpx import HTTPError, InvalidURL  # noqa: PLC0415
 
         try:
-            answer = await self._client.post(
-                f"{self.url}/graphql", json={"query": query, "variables": variables}
-            )
-            told = answer.json()
-        except (HTTPError, InvalidURL, ValueError) as error:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                told = json.loads(await self._read({"query": query, "variables": variables}))
+        except (HTTPError, InvalidURL, TimeoutError, ValueError) as error:
             raise self._silent(type(error).__name__) from error
         match told:
             case {"errors": [{"message": said}, *_]}:
-                raise ProblemError(HTTPStatus.BAD_GATEWAY, f"Dagster says: {said}")
+                raise ProblemError(HTTPStatus.BAD_GATEWAY, f"Dagster says: {_cut(said)}")
             case {"data": dict(data)}:
                 return data
         raise self._silent("what does is no GraphQL")  # somebody else's address
+
+    async def _read(self, question: Mapping[str, Any]) -> bytes:
+        """The answer, which is not read without end."""
+        told = bytearray()
+        async with self._client.stream("POST", f"{self._url}/graphql", json=question) as answer:
+            async for block in answer.aiter_bytes():
+                told += block
+                if len(told) > _MOST_BYTES:
+                    raise ValueError("It has no end.")
+        return bytes(told)
 
     def _silent(self, why: str) -> ProblemError:
         return ProblemError(
@@ -203,6 +246,10 @@ def _sentence(event: Mapping[str, Any]) -> str:
     return str(said or (error.get("cause") or error).get("message") or "").strip()
 
 
+def _cut(said: object) -> str:
+    return str(said)[:_MOST_CHARACTERS]
+
+
 def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
@@ -210,7 +257,8 @@ def _moment(seconds: float | None) -> datetime | None:
 _LOCATIONS = """{ repositoriesOrError { ... on RepositoryConnection {
     nodes { name location { name } pipelines { name } } } } }"""
 _PARTITIONS = """{ assetNodeOrError(assetKey: {path: ["price_features"]}) {
-    ... on AssetNode { partitionKeys } } }"""
+    ... on AssetNode { partitionKeys } }
+    queued: runsOrError(filter: {statuses: [QUEUED, NOT_STARTED]}) { ... on Runs { count } } }"""
 _LAUNCH = """mutation ($params: ExecutionParams!) {
     launchPipelineExecution(executionParams: $params) { __typename
         ... on LaunchRunSuccess { run { runId } }

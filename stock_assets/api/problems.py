@@ -5,14 +5,16 @@ from http import HTTPStatus
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from stock_assets.api.answers import Problem
-from stock_assets.errors import DropError, SetupError, StockAssetsError
+from stock_assets.errors import DatabaseError, DropError, SetupError, StockAssetsError
 
+_log = structlog.get_logger("stock_assets.api")
 _MOST_SHOWN = 80  # characters of what was not expected
 _PLACES = {"body", "query", "path"}
 MEDIA_TYPE = "application/problem+json"
@@ -91,8 +93,9 @@ def tell_problems(app: FastAPI) -> None:
     async def of_setup(request: Request, error: SetupError) -> Response:
         return problem(request.state.request_id, 503, str(error))
 
+    @app.exception_handler(DatabaseError)
     @app.exception_handler(sa.exc.DBAPIError)
-    async def of_database(request: Request, error: sa.exc.DBAPIError) -> Response:
+    async def of_database(request: Request, error: Exception) -> Response:
         return problem(request.state.request_id, 503, no_database(error))
 
     @app.exception_handler(sa.exc.TimeoutError)
@@ -118,9 +121,11 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(methods))
 
 
-def no_database(error: sa.exc.DBAPIError) -> str:
-    """What to say where the database does not answer."""
-    return f"The database does not answer: {str(error.orig).strip()}. Try again in a moment."
+def no_database(error: Exception) -> str:
+    """What to say where the database does not answer; the log has its driver's words."""
+    said = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    _log.warning("database does not answer", error=str(said).strip())
+    return "The database does not answer; the service's log tells more. Try again in a moment."
 
 
 def _faults(error: RequestValidationError) -> str:

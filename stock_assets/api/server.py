@@ -7,11 +7,13 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from stock_assets.api.access import LOOPBACK, check_binding
+from stock_assets.api.access import check_binding
 from stock_assets.api.app import create_app
+from stock_assets.api.connections import Connection
 from stock_assets.api.logs import set_up_logs
 from stock_assets.errors import SetupError
 from stock_assets.settings import Settings
+from stock_assets.sites import LOOPBACK
 
 _GRACE_SECONDS = 10  # for requests that are under way at the end
 
@@ -27,6 +29,7 @@ def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> No
     app = create_app(settings, hosts=() if without_keys else LOOPBACK)
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,

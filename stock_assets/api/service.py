@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request
 
@@ -28,6 +29,13 @@ from stock_assets.settings import Settings
 
 GATHER_SECONDS = 0.1  # trainings that are asked for within it of each other share their runs
 MOST_GATHERINGS = 20
+MOST_QUEUED = 500  # runs; who asks for more trainings has to wait until some have begun
+NO_DAGSTER = (  # said to everybody
+    "Dagster does not answer as it should; the service's log tells more. Is its webserver up, with "
+    "our jobs loaded, and is STOCK_ASSETS_DAGSTER_URL its address?"
+)
+
+_log = structlog.get_logger("stock_assets.api")
 
 
 class Service:
@@ -70,9 +78,7 @@ class Service:
     async def _database_state(self) -> str:
         try:
             await run_sync(self._reader.writes)
-        except SetupError as error:
-            return str(error)
-        except sa.exc.DBAPIError as error:
+        except (SetupError, sa.exc.DBAPIError) as error:
             return no_database(error)
         except sa.exc.TimeoutError:
             return "All connections to the database are in use."
@@ -82,7 +88,8 @@ class Service:
         try:
             await self._dagster.check()
         except ProblemError as error:
-            return str(error)
+            _log.warning("dagster does not answer", error=str(error))
+            return NO_DAGSTER
         return "ok"
 
     # Drops
@@ -222,10 +229,17 @@ class Service:
                 "What all tickers tell together is not learned yet. That happens by itself after "
                 "the first drop, as GET /drops/{drop} tells; then ask again.",
             )
-        order = await self._dagster.ticker_order()
+        order, queued = await self._dagster.ticker_order()
+        chunks = ranges(order, wanted, most=self._settings.max_tickers_per_run)
+        if queued + len(chunks) > MOST_QUEUED:
+            raise ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{queued:,} runs are queued already: try again when some of them have ended.",
+                {"Retry-After": "60"},
+            )
         launched, assets = {}, of_tickers(train=True)
         memory = memory_tags(assets, self._settings.heavy_memory)
-        for chunk in ranges(order, wanted, most=self._settings.max_tickers_per_run):
+        for chunk in chunks:
             run = await self._dagster.launch(assets, range_tags(chunk) | memory)
             launched[run] = chunk
         return launched

@@ -31,6 +31,13 @@ class _Batches(SqlEventLogStorage):
         self._batch = local()
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
+    def optimize_for_webserver(self, *args: Any, **options: Any) -> None:
+        """Dagster's web server calls this before it begins."""
+        from stock_assets.defs.web import keep_out_other_sites  # noqa: PLC0415  its alone
+
+        keep_out_other_sites()
+        super().optimize_for_webserver(*args, **options)
+
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Write the events of one run; whatever else Dagster may batch, it writes itself."""
         kinds = {event.dagster_event_type for event in events}
