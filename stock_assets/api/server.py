@@ -6,6 +6,7 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stock_assets.api.access import LOOPBACK, check_binding
 from stock_assets.api.app import create_app
@@ -13,6 +14,7 @@ from stock_assets.api.logs import set_up_logs
 from stock_assets.errors import SetupError
 from stock_assets.settings import Settings
 
+MOST_HEAD = 1 << 16  # bytes of an address and headers
 _GRACE_SECONDS = 10  # for requests that are under way at the end
 
 
@@ -27,6 +29,7 @@ def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> No
     app = create_app(settings, hosts=() if without_keys else LOOPBACK)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -41,6 +44,29 @@ def serve(settings: Settings, host: str, port: int, *, without_keys: bool) -> No
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # uvicorn, once it has ended, raises it again
         server.run(sockets=[listening])
+
+
+class Protocol(HttpToolsProtocol):
+    """Takes headers of a size; uvicorn's own keeps whatever comes until there is no memory left."""
+
+    _unanswered = 0  # bytes of which nothing came yet, neither a whole head nor some body
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        self._unanswered += len(data)
+        super().data_received(data)
+        if self._unanswered > MOST_HEAD and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        self._unanswered = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass some body on."""
+        self._unanswered = 0
+        super().on_body(body)
 
 
 class _Server(uvicorn.Server):
