@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stock_assets.installation import Ingested
 
-out, err = Console(), Console(stderr=True)
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)  # :x: in a name is no picture
 
 _TOP_REASONS = 5
 

@@ -7,7 +7,9 @@ import math
 import re
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
+from string import ascii_lowercase, ascii_uppercase
 
 from stock_assets.errors import DropError
 
@@ -15,7 +17,9 @@ PRICES = ("close", "open", "low", "high")
 COLUMNS = ("ticker", "sector", "date", "close", "open", "low", "high", "volume")
 LOOK = 1 << 16  # bytes that are enough to know a file by
 
+MAX_PRICE = 1e300  # from there on sums are infinite
 TICKER = r"[A-Z0-9][A-Z0-9.\-]{0,14}"
+RAISED = str.maketrans(ascii_lowercase, ascii_uppercase)  # str.upper raises other letters to these
 DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 RULES = {  # of single fields, as a rejected row is told them
     "ticker": "ticker is not 1 to 15 of A-Z, 0-9, dot and dash",
@@ -74,18 +78,17 @@ def _start_of_gzip(start: bytes, *, is_whole: bool) -> bytes:
     Raises:
         DropError: It is damaged, or said to be whole and cut off.
     """
+    text = b""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(start)) as unpacked:
-            text = b""
             while len(text) <= LOOK and (more := unpacked.read1(LOOK + 1 - len(text))):
                 text += more
-            return text
-    except EOFError as error:
-        if is_whole:
+    except (EOFError, OSError, zlib.error) as error:
+        # What comes after some text is for the validation to judge: the start may end in the midst
+        # of the two bytes that a further part begins with.
+        if is_whole or not (text or isinstance(error, EOFError)):
             raise _damaged(error) from error
-        return text
-    except (OSError, zlib.error) as error:
-        raise _damaged(error) from error
+    return text
 
 
 def _faults(fields: list[str], names: list[str]) -> list[str]:
@@ -93,20 +96,20 @@ def _faults(fields: list[str], names: list[str]) -> list[str]:
         return [f"has {len(fields)} fields where the header has {len(names)}"]
     row = {name: field.strip() for name, field in zip(names, fields, strict=True)}
     holds = {
-        "ticker": re.fullmatch(TICKER, row["ticker"].upper()),
+        "ticker": re.fullmatch(TICKER, row["ticker"].translate(RAISED)),
         "sector": row["sector"],
-        "date": _is_day(row["date"]),
-        **{name: 0 < _number(row[name]) < math.inf for name in PRICES},
+        "date": day_of(row["date"]),
+        **{name: 0 < _number(row[name]) <= MAX_PRICE for name in PRICES},
         "volume": _number(row["volume"]) >= 0 and _number(row["volume"]).is_integer(),
     }
     return [rule for name, rule in RULES.items() if not holds[name]]
 
 
-def _is_day(text: str) -> bool:
-    try:
-        return bool(re.fullmatch(DAY, text) and date.fromisoformat(text))
-    except ValueError:
-        return False
+def day_of(text: str) -> date | None:
+    """The day that is written so, if there is one."""
+    with suppress(ValueError):
+        return date.fromisoformat(text) if re.fullmatch(DAY, text) else None
+    return None
 
 
 def _number(text: str) -> float:
@@ -161,12 +164,16 @@ def header_of(lines: Iterable[bytes]) -> tuple[list[str], int]:
     """The column names in lower case, and the number of the first line after them.
 
     Raises:
-        DropError: A column is missing or named twice, or no row follows.
+        DropError: It is too long, a column is missing or named twice, or no row follows.
     """
     numbered = enumerate(lines, 1)
     line, header = next(((n, text) for n, text in numbered if text.strip()), (0, b""))
     if not line:
         raise DropError(f"The file is empty. {_EXPECTED}, then one row per ticker and day.")
+    if len(header) > LOOK:
+        raise DropError(
+            f"The header in line {line} has {len(header):,} bytes, more than {LOOK:,}. {_EXPECTED}."
+        )
     found = header.decode()
     names = [name.strip().lower() for name in fields_of(found)]
     missing = [name for name in COLUMNS if name not in names]
@@ -174,7 +181,7 @@ def header_of(lines: Iterable[bytes]) -> tuple[list[str], int]:
     if missing:
         lacking = "no header" if len(missing) == len(COLUMNS) else f"no column {', '.join(missing)}"
         raise DropError(f"The file has {lacking}: line {line} is {shown!r}. {_EXPECTED}.")
-    twice = sorted({name for name in names if name in COLUMNS and names.count(name) > 1})
+    twice = sorted(name for name in COLUMNS if names.count(name) > 1)
     if twice:
         raise DropError(f"The header names {', '.join(twice)} twice: {shown!r}. {_EXPECTED}.")
     if not any(text.strip() for _, text in numbered):

@@ -4,6 +4,7 @@ import os
 
 from stock_assets.database import Database, Drop
 from stock_assets.files import Files
+from stock_assets.names import printable
 from stock_assets.storage import Store
 
 Seen = dict[str, list[int]]  # size in bytes and time of change in ns, by name
@@ -41,7 +42,7 @@ def register(files: Files, name: str, store: Store, database: Database) -> Drop:
         SetupError: A bucket does not answer as it should.
     """
     kept = store.keep_drop(files, name)
-    shown = os.fsencode(name).decode(errors="replace")  # names are bytes, and may be no text
+    shown = printable(os.fsencode(name).decode(errors="replace"))  # names are bytes, maybe no text
     drop = database.register_drop(kept.key, kept.sha256, shown, kept.size)
     # The same bytes may be known by the name they first came with.
     store.rename_drop(kept.key, drop.key)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from stock_assets.csv_text import MAX_PRICE
 from stock_assets.evaluation import coverage, mae, ratio, rmse
 from stock_assets.features import FEATURES, WARM_UP, FloatArray, Rows, spans_rows, ticker_spans
 from stock_assets.intervals import LEVELS, Widths
@@ -369,12 +370,12 @@ def forecast(
         "model": np.array(list(weights), dtype=object)[:, None],
         "h": HORIZONS,
         "target_date": np.stack([calendar[day] for day in as_of])[:, None],
-        "close": close * np.exp(paths),
+        "close": _prices(close, paths),
     }
     for number, level in enumerate(LEVELS):
         half_width = half_widths[:, None, number]
-        columns[f"lo_{level}"] = close * np.exp(paths - half_width)
-        columns[f"hi_{level}"] = close * np.exp(paths + half_width)
+        columns[f"lo_{level}"] = _prices(close, paths - half_width)
+        columns[f"hi_{level}"] = _prices(close, paths + half_width)
     has_model = np.isfinite(paths[:, :, 0])
     return pd.DataFrame(
         {
@@ -382,6 +383,12 @@ def forecast(
             for name, values in columns.items()
         }
     )
+
+
+def _prices(close: FloatArray, log_return: FloatArray) -> FloatArray:
+    """What closes come to: prices, however wild a ticker is, lest it stop those beside it."""
+    with np.errstate(over="ignore"):
+        return np.clip(close * np.exp(log_return), np.nextafter(0, 1), MAX_PRICE)
 
 
 def interval_half_widths(panel: Panel, rows: Rows, widths: Widths) -> FloatArray:

@@ -32,7 +32,7 @@ from stock_assets.errors import (
     UnknownTickerError,
 )
 from stock_assets.files import Files, files_at
-from stock_assets.names import no_prices
+from stock_assets.names import no_prices, printable
 from stock_assets.settings import current_settings
 from stock_assets.storage import Store
 
@@ -256,7 +256,7 @@ class Installation:
             try:
                 accepted.append(validate_csv(read, today=today, max_bytes=most).accepted)
             except DropError as error:
-                raise DropError(f"{file.name}: {error}") from error
+                raise DropError(f"{printable(file.name)}: {error}") from error
         if not accepted:
             return pd.DataFrame()
         prices = pd.concat(accepted, ignore_index=True)

@@ -5,6 +5,7 @@ a quoted field may hold commas, but not a line break.
 """
 
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,27 +20,37 @@ import pandas as pd
 import pandera.pandas as pa
 import pyarrow as arrow
 import pyarrow.csv as arrow_csv
-from pandera.errors import SchemaErrors
 
 from stock_assets.csv_text import (
     COLUMNS,
-    DAY,
+    MAX_PRICE,
     PRICES,
+    RAISED,
     RULES,
     TICKER,
+    day_of,
     fields_of,
     header_of,
     plain_text,
 )
+from stock_assets.errors import DropError
 
 KEY = ["ticker", "date"]
 
 _SEPARATOR = b"\x1f"  # cannot stand in a file: control characters are refused
 _CONFLICT = "conflicts with another row of the same ticker and date"
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _WIDTH = re.compile(r"has \d+ fields where the header has \d+")
 _MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
+_FIRST_YEAR = 1700
+_TELLABLE = (
+    date(_FIRST_YEAR - 1, 1, 1),
+    date(2262, 1, 1),
+)  # to pandas; of others, rules tell as much
 _BLOCK = 1 << 20  # bytes that are parsed at once
 _MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
+_SHORTEST = len("A,B,2019-01-01,1,1,1,1,1\n")
+_MOST_REJECTED = 1_000_000  # of a kind; a kilobyte zipped can be a million of them
 
 
 @dataclass(frozen=True)
@@ -91,13 +102,14 @@ def price_schema(today: date) -> pa.DataFrameSchema:
                 [
                     _rule(lambda s: s.notna(), RULES["date"]),
                     _rule(lambda s: ~(s > pd.Timestamp(today)), "date is in the future"),
+                    _rule(lambda s: ~(s.dt.year < _FIRST_YEAR), f"date is before {_FIRST_YEAR}"),
                 ],
                 nullable=True,
             ),
             **{
                 name: pa.Column(
                     float,
-                    _rule(lambda s: np.isfinite(s) & (s > 0), RULES[name]),
+                    _rule(lambda s: (s > 0) & (s <= MAX_PRICE), RULES[name]),
                     nullable=True,
                 )
                 for name in PRICES
@@ -135,19 +147,22 @@ def validate_csv(content: bytes, *, today: date, max_bytes: int) -> Validation:
         max_bytes: Largest size of the text; a compressed file is measured unpacked.
 
     Raises:
-        DropError: The file is no such CSV at all.
+        DropError: The file is no such CSV at all, or nearly all of a large one is to be rejected.
     """
-    lines = _Lines.split(plain_text(content, max_bytes))
+    lines = _Lines.split(_with_few_lines(plain_text(content, max_bytes)))
     header, first = header_of(iter(lines))
     rows, malformed = _rows(lines, header, first)
     rows_read = len(rows) + len(malformed)
 
-    reasons = _broken_rules(rows, today)
+    schema = price_schema(today)
+    reasons = _broken_rules(rows, schema)
     keys = rows[KEY].drop(index=list(reasons))
     repeats = rows.loc[keys.index[keys.duplicated(keep=False)]]
     collapsed = repeats.index[repeats.duplicated()]
     repeats = repeats.drop(index=collapsed)
     conflicts = repeats.index[repeats.duplicated(KEY, keep=False)]
+    if len(conflicts):
+        _demand_few(len(conflicts), conflicts[0], _CONFLICT)
     reasons |= {line: [_CONFLICT] for line in conflicts.tolist()}
     rows = rows.drop(index=[*reasons, *collapsed])
 
@@ -157,11 +172,33 @@ def validate_csv(content: bytes, *, today: date, max_bytes: int) -> Validation:
         columns=["line", "raw", "reasons"],
     )
     return Validation(
-        accepted=rows.sort_values(KEY, ignore_index=True).astype({"volume": "int64"}),
+        accepted=schema.validate(rows.sort_values(KEY, ignore_index=True)).astype(
+            {"volume": "int64"}
+        ),
         rejected=rejected,
         collapsed=len(collapsed),
         rows_read=rows_read,
         extra_columns=tuple(name for name in header if name not in COLUMNS),
+    )
+
+
+def _with_few_lines(text: bytes) -> bytes:
+    """The text, if it has not by far more lines than rows can stand in it."""
+    lines = text.count(b"\n")
+    if lines > len(text) / _SHORTEST + _MOST_REJECTED:
+        raise _too_many(f"it has {lines:,} lines in {len(text):,} bytes")
+    return text
+
+
+def _demand_few(rejected: int, line: int, reason: str) -> None:
+    if rejected > _MOST_REJECTED:
+        raise _too_many(f"line {line:,}, for example: {reason}")
+
+
+def _too_many(found: str) -> DropError:
+    return DropError(
+        f"More than {_MOST_REJECTED:,} lines of the file are no rows that can be taken ({found}). "
+        "Expected one row per ticker and day: mend the file, or split it, and drop it again."
     )
 
 
@@ -213,7 +250,8 @@ def _rows(
     malformed: dict[int, list[str]] = {}
     parts, copied = [_row([str(place) for place in range(len(header))])], lines.starts[first - 1]
     keep = well_formed[first - 1 :]
-    for line in numbers[~keep].tolist():
+    is_blank = (lines.starts == lines.ends)[first - 1 :]  # the parser passes over these
+    for line in numbers[~keep & ~is_blank].tolist():
         parts.append(lines.text[copied : lines.starts[line - 1]].replace(b",", _SEPARATOR))
         copied = lines.ends[line - 1] + 1
         fields = fields_of(lines[line].decode())
@@ -226,6 +264,7 @@ def _rows(
                 if fields
                 else "quotes are not closed"
             ]
+            _demand_few(len(malformed), line, malformed[line][0])
     parts.append(lines.text[copied:].replace(b",", _SEPARATOR))
     longest = max(len(parts[0]), int((lines.ends - lines.starts).max()) + 1)
     return _typed(_cells(b"".join(parts), header, longest)).set_index(numbers[keep]), malformed
@@ -258,7 +297,7 @@ def _typed(cells: arrow.Table) -> pd.DataFrame:
     texts = cells.select(["ticker", "sector", "date"]).to_pandas()
     return pd.DataFrame(
         {
-            "ticker": _each(texts["ticker"], lambda texts: texts.str.strip().str.upper()),
+            "ticker": _each(texts["ticker"], lambda texts: texts.str.strip().str.translate(RAISED)),
             "sector": _each(texts["sector"], lambda texts: texts.str.strip()),
             "date": _each(texts["date"], _days),
             **{name: _numbers(cells[name]) for name in (*PRICES, "volume")},
@@ -274,32 +313,39 @@ def _each(column: "pd.Series[Any]", read: Callable[..., "pd.Series[Any]"]) -> "p
 
 
 def _days(texts: "pd.Series[str]") -> "pd.Series[pd.Timestamp]":
-    stripped = texts.str.strip()
-    written_in_full = stripped.where(stripped.str.fullmatch(DAY))
-    return pd.to_datetime(written_in_full, format="%Y-%m-%d", errors="coerce")
+    first, last = _TELLABLE
+    days = [day and max(first, min(day, last)) for day in map(day_of, texts.str.strip())]
+    return pd.to_datetime(pd.Series(days, dtype=object))
 
 
 def _numbers(column: arrow.ChunkedArray) -> npt.NDArray[np.float64]:
     """The numbers, each the one nearest to its text; NaN where there is none."""
     with suppress(arrow.ArrowInvalid):
         exact: npt.NDArray[np.float64] = column.cast(arrow.float64()).to_numpy()
-        if not np.isinf(exact).any():  # 1e400, which is no number, would be among these
+        if not np.isinf(exact).any():  # inf, which is no number, would be among these
             return exact
-    texts = column.to_pandas()
-    numbers = pd.to_numeric(texts, errors="coerce").astype("float64")  # roughly
-    readable = numbers.notna()
-    numbers[readable] = texts[readable].map(float)
-    return np.asarray(numbers)
+    texts = column.to_pandas()  # whose to_numeric ends the process at 1e2147483648
+    return np.array([float(text) if _NUMBER.fullmatch(text) else math.nan for text in texts])
 
 
-def _broken_rules(frame: pd.DataFrame, today: date) -> dict[int, list[str]]:
-    """The reasons of each line that breaks a rule of the schema."""
-    try:
-        price_schema(today).validate(frame, lazy=True)
-    except SchemaErrors as errors:
-        cases = errors.failure_cases[["index", "check"]].drop_duplicates()
-        reasons: dict[int, list[str]] = {}
-        for line, reason in sorted(cases.itertuples(index=False, name=None)):
-            reasons.setdefault(int(line), []).append(reason)
-        return reasons
-    return {}
+def _broken_rules(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> dict[int, list[str]]:
+    """The reasons of each line that breaks a rule of the schema, in the order of the alphabet.
+
+    Its checks are asked one by one: what Pandera tells of all together takes kilobytes a row.
+    """
+    rules = [
+        (frame[name], rule) for name, column in schema.columns.items() for rule in column.checks
+    ]
+    rules += [(frame, rule) for rule in schema.checks]
+    broken = {str(rule.error): ~rule(rows).check_output.to_numpy(bool) for rows, rule in rules}
+    lines = frame.index[np.any([*broken.values()], axis=0)].tolist()
+    if lines:
+        example = frame.index.get_loc(lines[0])
+        _demand_few(
+            len(lines), lines[0], next(why for why, rows in broken.items() if rows[example])
+        )
+    reasons: dict[int, list[str]] = {line: [] for line in lines}
+    for reason in sorted(broken):
+        for line in frame.index[broken[reason]].tolist():
+            reasons[line].append(reason)
+    return reasons

@@ -130,14 +130,20 @@ def write_report(found: Forecasts, folder: Path, title: str) -> list[Path]:
     quarters, sectors = (backtest.breakdown(found, by) for by in ("quarter", "sector"))
     texts = {
         "backtest.html": _page(found, summary, quarters, sectors, title),
-        "backtest.csv": summary.to_csv(index=False, lineterminator="\n"),
-        "by_quarter.csv": quarters.to_csv(index=False, lineterminator="\n"),
-        "by_sector.csv": sectors.to_csv(index=False, lineterminator="\n"),
+        "backtest.csv": _csv(summary),
+        "by_quarter.csv": _csv(quarters),
+        "by_sector.csv": _csv(sectors),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         _replace(folder / name, text)
     return [folder / name for name in texts]
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """A table as CSV; a text that a spreadsheet would take for a formula has an apostrophe."""
+    texts = table.select_dtypes(object).replace(r"^(?=[=+\-@\t\r])", "'", regex=True)
+    return table.assign(**texts).to_csv(index=False, lineterminator="\n")
 
 
 def _replace(path: Path, text: str) -> None:

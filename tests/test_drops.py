@@ -156,7 +156,7 @@ def test_a_registered_file_is_kept_and_noted(
     drops.write_each([("prices 2019.csv", b"ticker,...")])
     drop = register(drops, "prices 2019.csv", store, database)
     sha256 = hashlib.sha256(b"ticker,...").hexdigest()
-    assert (drop.key, drop.sha256) == (f"prices-2019-{sha256[:12]}", sha256)
+    assert (drop.key, drop.sha256) == (f"prices-2019-{sha256[:32]}", sha256)
     assert (drop.file_name, drop.size, drop.status) == ("prices 2019.csv", 10, "registered")
     assert store.read_drop(drop.key, at_most=100) == b"ticker,..."
     assert names(drops) == ["prices 2019.csv"]

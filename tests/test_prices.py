@@ -41,6 +41,7 @@ TICKER = "ticker is not 1 to 15 of A-Z, 0-9, dot and dash"
 SECTOR = "sector is empty"
 DAY = "date is not a day written YYYY-MM-DD"
 FUTURE = "date is in the future"
+EARLY = "date is before 1700"
 CLOSE, OPEN, LOW, HIGH = (
     f"{name} is not a number above 0" for name in ("close", "open", "low", "high")
 )
@@ -116,8 +117,10 @@ def refusal(content: str | bytes, *, max_bytes: int = 1 << 20) -> str:
         ({"close": "True"}, [CLOSE]),
         ({"close": "0"}, [CLOSE, LOW_ABOVE]),
         ({"close": "-180.45"}, [CLOSE, LOW_ABOVE]),
-        ({"close": "inf"}, [CLOSE, HIGH_BELOW]),
-        ({"close": "1e400"}, [CLOSE]),
+        ({"close": "inf"}, [CLOSE]),
+        ({"close": "1e400"}, [CLOSE, HIGH_BELOW]),
+        ({"close": "1e301", "high": "1e301"}, [CLOSE, HIGH]),
+        ({"date": "1699-12-31"}, [EARLY]),
         ({"open": "x"}, [OPEN]),
         ({"open": "0"}, [LOW_ABOVE, OPEN]),
         ({"low": "x"}, [LOW]),
@@ -163,6 +166,7 @@ def test_a_defect_is_rejected_with_every_reason(cells: dict[str, str], reasons: 
         {"date": "2019-06-28"},
         {"date": "2016-02-29"},
         {"date": "1980-12-12"},
+        {"date": "1700-01-01"},
         {"low": "179.5"},
         {"high": "180.45"},
         dict.fromkeys(("close", "open", "low", "high"), "1e-9"),

@@ -21,7 +21,7 @@ from stock_assets.settings import Settings
 from stock_assets.storage import KeptFile, Store
 from tests.conftest import make_prices, names
 
-KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?-[0-9a-f]{12}")
+KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?-[0-9a-f]{32}")
 ODD_NAMES = [
     "prices 2019 (1).csv",
     "prices.csv.gz",
@@ -73,7 +73,7 @@ ANY = pytest.mark.parametrize(
 def test_a_drop_is_kept_byte_for_byte(store: Store, drops: Files, content: bytes) -> None:
     kept = keep(store, drops, "prices.csv", content)
     sha256 = hashlib.sha256(content).hexdigest()
-    assert kept == KeptFile(f"prices-{sha256[:12]}", sha256, len(content))
+    assert kept == KeptFile(f"prices-{sha256[:32]}", sha256, len(content))
     assert [*store.files.read_each([f"drops/{kept.key}"])] == [content]
     assert [*drops.read_each(["prices.csv"])] == [content]
     assert store.read_drop(kept.key, at_most=len(content) + 1) == content

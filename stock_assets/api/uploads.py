@@ -17,6 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from stock_assets.api.problems import ProblemError
 from stock_assets.csv_text import COLUMNS, LOOK, doubts, is_gzip, look
 from stock_assets.files import Files, spooled
+from stock_assets.names import printable
 
 UNFINISHED = ".stock-assets-upload-"  # hidden from the sensor; nobody else's, where all put files
 _STALE_SECONDS = 86_400.0
@@ -207,7 +208,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def plain_name(name: bytes) -> str:
     """A file's name as it is shown: the last part of a path, without what cannot be printed."""
     last = name.decode(errors="replace").replace("\\", "/").rsplit("/", 1)[-1]
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in last)[:255] or "drop"
+    return printable(last)[:255] or "drop"
 
 
 def too_large(most: int) -> ProblemError:
