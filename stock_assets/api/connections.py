@@ -18,7 +18,7 @@ class Connection(HttpToolsProtocol):
 
     _is_head = True  # it has still to say what it wants
     _is_whole = False  # it has sent all of it
-    _head_bytes = 0
+    _unanswered = 0  # bytes of which neither a whole head nor some body came yet
     _patience: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -39,7 +39,12 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """It has said what it wants."""
         super().on_headers_complete()
-        self._is_head, self._head_bytes = False, 0
+        self._is_head, self._unanswered = False, 0
+
+    def on_body(self, body: bytes) -> None:
+        """Some of its body has come."""
+        self._unanswered = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """It has sent all of it."""
@@ -48,17 +53,16 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, with patience for what is still to come."""
+        self._unanswered += len(data)
         super().data_received(data)
         if self._is_whole and self.cycle.response_complete:
             self._is_head = True  # no request has begun, and uvicorn has stopped its own clock
-        if self._is_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._end(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            elif self._patience is None:
-                self._wait(HEAD_SECONDS)
-        else:
+        if self._unanswered > MOST_HEAD_BYTES:
+            self._end(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif not self._is_head:
             self._wait(None if self._is_whole else BODY_SECONDS)
+        elif self._patience is None:
+            self._wait(HEAD_SECONDS)
 
     def _wait(self, seconds: float | None) -> None:
         if self._patience is not None:
