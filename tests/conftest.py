@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tests.market_data import Market
 
 ROOT = Path(__file__).parents[1]
+SOAK = (  # what takes half an hour
+    pytest.mark.soak,
+    pytest.mark.skipif("STOCK_ASSETS_TEST_SOAK" not in os.environ, reason="see `make soak`"),
+)
 SHARED_PRICES = ROOT.parent / "shared" / "data" / "sp500_2015_2019.csv.gz"
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stock_assets.csv_text import COLUMNS, LOOK, RULES, doubts, look
 from stock_assets.errors import DropError
 from stock_assets.prices import Validation, validate_csv
+from tests.conftest import SOAK
 from tests.hostile import (
     BOM,
     DAYS,
@@ -130,12 +131,11 @@ def demand_all_told_alike(block: int, files: int) -> None:
 
 @pytest.mark.parametrize("block", range(20))
 def test_mutated_files_come_to_what_a_second_reading_tells(block: int) -> None:
-    demand_all_told_alike(block, 350)
+    demand_all_told_alike(block, 360)
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("block", range(1_000, 1_100))
+@pytest.mark.parametrize("block", [pytest.param(n, marks=SOAK) for n in range(1_000, 1_100)])
 def test_very_many_mutated_files_come_to_what_a_second_reading_tells(block: int) -> None:
     demand_all_told_alike(block, 5_000)
 
@@ -152,8 +152,7 @@ def test_the_same_file_comes_to_the_same_twice() -> None:
         assert same(judged(content), judged(content))
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_each_token_of_the_dictionary_anywhere_in_a_file(pack: Callable[[bytes], bytes]) -> None:
+def test_each_token_of_the_dictionary_anywhere_in_a_file() -> None:
     line = ",".join(sound_row(Random(0))).encode()
     for token in TOKENS:
         for content in (
@@ -161,7 +160,8 @@ def test_each_token_of_the_dictionary_anywhere_in_a_file(pack: Callable[[bytes],
             HEADER.encode() + b"\n" + token + line,
             HEADER.encode() + b"\n" + line + token + b"\n" + line,
         ):
-            demand_told_alike(pack(content))
+            demand_told_alike(content)
+        demand_told_alike(gzip.compress(content))
 
 
 # Hostile cells
@@ -193,7 +193,7 @@ def told_of(found: Validation | str) -> tuple[Any, ...]:
 
 
 @given(body=tables(), order=st.permutations(range(8)), cut=st.integers(0, 3_000))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=70)
 def test_how_a_table_is_written_does_not_matter(
     body: list[list[str]], order: list[int], cut: int
 ) -> None:
@@ -221,7 +221,7 @@ def test_how_a_table_is_written_does_not_matter(
 
 
 @given(body=tables(), more=tables())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=70)
 def test_a_row_of_another_ticker_changes_nothing_for_the_others(
     body: list[list[str]], more: list[list[str]]
 ) -> None:
@@ -385,12 +385,15 @@ def test_a_bomb_takes_little_more_memory_than_its_text(name: str, blow_up: Any) 
     text, at_once, parts, what = BOMBS[name]
     told, seconds, megabytes = blow_up(text, at_once, parts, 100 << 20)
     assert re.search(what, told)
-    assert seconds < 20
+    assert seconds < (0.5 if name == "a column ten thousand times" else 20)
     assert megabytes < 1_300
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("text", [b"\0", b"\n", b"x\n", b",", b'"', b",,,,,,,\n"], ids=ascii)
+@pytest.mark.parametrize(
+    "text",
+    [pytest.param(text, marks=SOAK) for text in (b"\0", b"\n", b"x\n", b",", b'"', b",,,,,,,\n")],
+    ids=ascii,
+)
 def test_a_bomb_of_all_that_may_be_taken(text: bytes, blow_up: Any) -> None:
     told, _, megabytes = blow_up(text, (1 << 24) // len(text), 63, BIG)
     assert "rejected" in told or TO_DO.search(told)

@@ -15,7 +15,7 @@ import pytest
 from stock_assets.database import Database
 from tests.bench.load import Load, get, steady
 from tests.commands import Up, cut_power, members, new_home, wait_until
-from tests.conftest import as_csv, make_prices
+from tests.conftest import SOAK, as_csv, make_prices
 from tests.test_database import table
 
 MINUTES = 30
@@ -25,7 +25,7 @@ EVERY_SECONDS = 5.0  # somebody uploads
 P99_MS = 25.0  # of /predict, as of the service alone
 GROWTH = 1.1  # of memory from the first third to the last
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(60 * MINUTES + 1800)]
+pytestmark = [*SOAK, pytest.mark.timeout(60 * MINUTES + 1800)]
 
 
 @dataclass
