@@ -5,7 +5,7 @@ DAGSTER = $(shell sed -n 's/^dagster==\([0-9.]*\).*/\1/p' requirements.lock)
 KIND := --context kind-stock-assets --namespace stock-assets
 KEY := dagster_home/kind.key
 
-.PHONY: help install demo up test bench dashboards lint type format lock clean image kind-up kind-demo kind-down
+.PHONY: help install demo up test soak bench dashboards lint type format lock clean image kind-up kind-demo kind-down
 
 help:            ## These lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
@@ -18,6 +18,9 @@ up: install      ## Forecasts on :8000, Dagster on :3000, until Ctrl-C
 
 test: lint type  ## Lint, types and the whole test suite
 	$(BIN)/pytest
+
+soak: install    ## Kill the platform a thousand times, which takes half an hour
+	STOCK_ASSETS_TEST_SOAK=yes $(BIN)/pytest -n0 -m soak
 
 bench: install   ## Measure side by side, and write the tables into the README
 	@$(BIN)/python -m tests.bench
