@@ -9,7 +9,7 @@ VALUES := $(patsubst %,--values helm-values/%.yaml,dagster service database netw
 OSV ?= api.osv.dev
 SBOM ?= sbom.json
 
-.PHONY: help install demo up test bench dashboards lint type format lock audit sbom clean image kind-up kind-demo kind-down
+.PHONY: help install demo up test soak bench dashboards lint type format lock audit sbom clean image kind-up kind-demo kind-down
 
 help:            ## These lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ ##/' | column -t -s '##'
@@ -22,6 +22,9 @@ up: install      ## Forecasts on :8000, Dagster on :3000, until Ctrl-C
 
 test: lint type  ## Lint, types and the whole test suite
 	$(BIN)/pytest
+
+soak: install    ## Kill the platform a thousand times, which takes half an hour
+	STOCK_ASSETS_TEST_SOAK=yes $(BIN)/pytest -n0 -m soak
 
 bench: install   ## Measure side by side, and write the tables into the README
 	@$(BIN)/python -m tests.bench

@@ -49,11 +49,26 @@ def main() -> None:
     gc.set_threshold(100_000)  # of very many objects that a command makes, few lie in circles
     try:
         app()
-    except StockAssetsError as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+    except Exception as error:
+        if not (words := in_words(error)):
+            raise
+        err.print(f"[red]error:[/] {escape(words)}", soft_wrap=True)
         sys.exit(EXIT_FAILED)
     finally:
         gc.freeze()  # else the interpreter goes through all of Dagster to leave, for a second
+
+
+def in_words(error: Exception) -> str:
+    """What to tell of an error that the user can mend; nothing of another."""
+    if isinstance(error, StockAssetsError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:  # such as of a disk that is full
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    sqlalchemy = sys.modules.get("sqlalchemy")  # slow to load
+    for told in (error, error.__cause__):  # by us, or by Dagster
+        if sqlalchemy and isinstance(told, sqlalchemy.exc.DBAPIError):
+            return f"The database does not do what it is asked for: {str(told.orig).strip()}"
+    return ""
 
 
 @app.command()

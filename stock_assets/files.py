@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from uuid import uuid4
 from stock_assets.errors import SetupError
 
 _Item = TypeVar("_Item")
+UNFINISHED = ".stock-assets-"  # hidden from the sensor; nobody else's, where all put files
 AT_ONCE = 64  # objects that are on their way together
+_STALE_SECONDS = 86_400.0
 _BLOCK = 8 << 20  # bytes of a large object that are on their way together
 
 
@@ -79,22 +82,29 @@ def files_at(place: Place) -> Files:
 
 
 @contextmanager
-def spooled(files: Files, folder: str = "", *, start: str = ".") -> Iterator[Path]:
+def spooled(files: Files, folder: str = "") -> Iterator[Path]:
     """A path in the spool for a file that is to be published; gone at the end if it was not.
 
     Args:
         files: Where it will appear.
         folder: In which folder there.
-        start: What its name begins with until then.
     """
     spool = files.spool(folder)
     spool.mkdir(parents=True, exist_ok=True)
-    path = spool / f"{start}{uuid4().hex}"
+    path = spool / f"{UNFINISHED}{uuid4().hex}"
     try:
         yield path
     finally:
         with suppress(OSError):  # it is hidden
             path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove from a folder what killed processes have left unfinished, once it is a day old."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError):  # another process may be at it too
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -253,6 +263,7 @@ class Bucket:
             with self._asking(PermissionError):
                 opened = self._system.open(self._path(name), "rb", cache_type="none")
         except OSError as error:  # which does not say of what
+            self.make()
             number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
             raise OSError(number, os.strerror(number), self.url(name)) from error
         return io.BufferedReader(opened, _BLOCK)
@@ -263,6 +274,8 @@ class Bucket:
             paths = [self._path(name) for name in some]
             with self._asking():
                 contents = self._system.cat(paths, on_error="return")
+            if any(isinstance(content, FileNotFoundError) for content in contents.values()):
+                self.make()  # they may lack because the bucket is gone
             for path in paths:
                 content = contents[path]
                 if isinstance(content, FileNotFoundError):

@@ -327,8 +327,7 @@ class ForecastRecords(Connection):
         An error is the log of the actual close divided by the one that was told, and the naive
         error the same of what the naive model told on that day.
         """
-        accepted = drops.c.status == "accepted"
-        came = prices.c.drop_id.in_(sa.select(drops.c.id).where(accepted, ~drops.c.scored))
+        came = prices.c.drop_id.in_(sa.select(drops.c.id).where(_unscored()))
         span = sa.select(sa.func.min(prices.c.date), sa.func.max(prices.c.date)).where(came)
         with self._write() as connection:
             between = forecasts.c.target_date.between(*connection.execute(span).one())
@@ -347,8 +346,13 @@ class ForecastRecords(Connection):
                 )
             ).rowcount
             _add_up(connection, days)
-            connection.execute(drops.update().where(accepted).values(scored=True))
+            connection.execute(drops.update().where(_unscored()).values(scored=True))
         return scored
+
+    def is_scored(self) -> bool:
+        """Whether forecasts were compared with the closes of every drop."""
+        with self.engine.connect() as connection:
+            return connection.execute(drops.select().where(_unscored())).first() is None
 
     def live_records(self, days: int) -> pd.DataFrame:
         """How each model did in production on the last days that are scored.
@@ -401,6 +405,11 @@ class ForecastRecords(Connection):
         )
         with self.engine.connect() as connection:
             return frame(connection.execute(query))
+
+
+def _unscored() -> sa.ColumnElement[bool]:
+    """A drop whose closes forecasts are still to be compared with."""
+    return sa.and_(drops.c.status == "accepted", ~drops.c.scored)
 
 
 def _scores() -> sa.Select[Any]:

@@ -1,7 +1,6 @@
 """The installation that the settings name, as the command line works on it."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from stock_assets.errors import (
 )
 from stock_assets.files import Files, files_at
 from stock_assets.names import no_prices, printable
+from stock_assets.promotion import decide_champion, is_settled
 from stock_assets.settings import current_settings
 from stock_assets.storage import Store
 
@@ -79,11 +79,10 @@ class Installation:
                 raise SetupError(
                     f"{home} has no dagster.yaml: copy it there from the project's dagster_home/"
                 )
-            home.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(original, home / "dagster.yaml")
+            files_at(home).write_each([("dagster.yaml", original.read_bytes())])
 
     def recover(self) -> None:
-        """Make ready for many processes: migrate the tables, end the runs of a lost session.
+        """Make ready for many processes: migrate the tables, end what is left of a lost session.
 
         A database that is shared may know runs of other machines, which are not ours to judge.
         """
@@ -92,12 +91,14 @@ class Installation:
         from stock_assets.defs.instance import fail_lost_runs  # noqa: PLC0415
 
         self.database.engine  # noqa: B018  connecting migrates
+        self.store.sweep()
         if not self.settings.database_url:
             with DagsterInstance.get() as instance:
                 fail_lost_runs(instance)
 
     def ingest(self, files: Sequence[tuple[Files, str]]) -> list[Ingested]:
         """Take files, by place and name; one that is refused does not stop the next."""
+        self.store.sweep()
         with self._progress() as progress:
             shown = progress.track(files, description="Validating files")
             return [self._ingest(place, name) for place, name in shown]
@@ -125,10 +126,13 @@ class Installation:
     def refresh(self, tickers: Collection[str], *, train: bool = False) -> None:
         """Forecast tickers, in ranges, with training where it is asked for or needed.
 
+        Where there are none, what follows forecasts is done if it was not: whoever made them may
+        have been killed.
+
         Raises:
             RunFailedError: A range failed; the others were still worked on.
         """
-        if not tickers:
+        if not tickers and is_settled(self.database):
             return
         failures = []
         with self._progress() as progress:
@@ -234,8 +238,6 @@ class Installation:
 
     def release_champion(self) -> None:
         """Let the rule choose the champion again, now and from now on."""
-        from stock_assets.promotion import decide_champion  # noqa: PLC0415
-
         decide_champion(self.database, release=True)
 
     def _prices_of(self, sources: Sequence[Path]) -> pd.DataFrame:

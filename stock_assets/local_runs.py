@@ -8,7 +8,7 @@ import dagster as dg
 
 from stock_assets.database import Database
 from stock_assets.definitions import defs
-from stock_assets.defs.automation import market_is_due, run_requests
+from stock_assets.defs.automation import market_is_due, market_run, run_requests
 from stock_assets.defs.partitions import CSV_DROPS, TICKERS
 from stock_assets.errors import RunFailedError
 from stock_assets.ranges import ranges
@@ -61,7 +61,12 @@ class LocalRuns:
         return _metadata(result, "fetched_prices")
 
     def plan(self, tickers: Collection[str], *, train: bool) -> list[tuple[dg.RunRequest, int]]:
-        """The runs that forecast these tickers, in order, each with how many of them it holds."""
+        """The runs that forecast these tickers, in order, each with how many of them it holds.
+
+        Where there are none, one does what follows forecasts.
+        """
+        if not tickers:
+            return [(market_run(), 0)]
         self._instance.add_dynamic_partitions(str(TICKERS.name), sorted(tickers))
         order = self._instance.get_dynamic_partitions(str(TICKERS.name))
         chunks = ranges(order, tickers, most=self._settings.max_tickers_per_run)

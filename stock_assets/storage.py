@@ -1,8 +1,9 @@
 """The platform's own files: drops as they came, feature tables, model artifacts."""
 
+import errno
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stock_assets.errors import SetupError
-from stock_assets.files import Files, spooled
+from stock_assets.files import Files, spooled, sweep
 from stock_assets.names import drop_key
 
 _BLOCK = 1 << 20
+_FOLDERS = ("drops", "features", "models/market", "models/tickers")
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,20 @@ class Store:
     files: Files
 
     def keep_drop(self, source: Files, name: str) -> KeptFile:
-        """Copy a dropped file byte for byte; the same bytes under the same name are kept once."""
+        """Copy a dropped file byte for byte; the same bytes under the same name are kept once.
+
+        Raises:
+            OSError: The file cannot be read, or is written to meanwhile; or there is no room.
+        """
         digest, size = hashlib.sha256(), 0
+        before = source.changed_ns(name)
         with source.open(name) as file, spooled(self.files, "drops") as path:
             with path.open("xb") as copy:
                 while block := file.read(_BLOCK):
                     digest.update(block)
                     size += copy.write(block)
+            if source.changed_ns(name) != before:  # what was read may be half old and half new
+                raise OSError(errno.EBUSY, "It is written to at this moment", source.url(name))
             sha256 = digest.hexdigest()
             key = drop_key(name, sha256)
             self.files.publish(path, _of_drop(key))
@@ -53,7 +62,8 @@ class Store:
     def rename_drop(self, key: str, new: str) -> None:
         """Keep a drop's file under another key."""
         if new != key:
-            self.files.rename(_of_drop(key), _of_drop(new))
+            with suppress(FileNotFoundError):  # another process has done so
+                self.files.rename(_of_drop(key), _of_drop(new))
 
     def drop_url(self, key: str) -> str:
         """Where a drop's file lies."""
@@ -107,6 +117,11 @@ class Store:
         """
         with self._known(path), self.files.open(path) as file:
             return file.read()
+
+    def sweep(self) -> None:
+        """Remove what killed processes have left on its way into the store."""
+        for spool in {self.files.spool(folder) for folder in _FOLDERS}:
+            sweep(spool)
 
     @contextmanager
     def _known(self, name: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 
 from stock_assets.errors import SetupError
@@ -44,24 +45,28 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
         The exit code: 0 if a signal ended it, else that of the one that ended first.
     """
     codes: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: codes.append(0))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda *_: codes.append(0))
     everywhere = os.environ | environment
-    processes = [subprocess.Popen([sys.executable, *words], env=everywhere) for words in commands]  # noqa: S603
+    processes = [
+        subprocess.Popen([sys.executable, *words], env=everywhere, process_group=0)  # noqa: S603
+        for words in commands
+    ]
     while not codes:  # no lock or queue wakes for every signal
         time.sleep(_LOOK_EVERY_SECONDS)
         codes += [process.returncode for process in processes if process.poll() is not None]
-    for process in processes:  # Ctrl-C, which they may have had from the terminal already
-        process.send_signal(signal.SIGINT)
     for process in processes:
-        _wait_for(process)
+        _send(process, signal.SIGINT)
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):  # have patience, but not forever
+            process.wait(_PATIENCE_SECONDS)
+        _send(process, signal.SIGKILL)  # those that it began, too: who is killed leaves them behind
+        process.wait()
     return codes[0]
 
 
-def _wait_for(process: subprocess.Popen[bytes]) -> None:
-    """Have patience, but not forever."""
-    try:
-        process.wait(_PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to a process and to all that it began, as Ctrl-C does in a terminal."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

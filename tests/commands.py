@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from stock_assets.api.uploads import UNFINISHED
+from stock_assets.files import UNFINISHED
 from tests.browser import free_port
 from tests.conftest import ROOT
 

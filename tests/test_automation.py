@@ -34,7 +34,7 @@ from stock_assets.defs.automation import (
     weekly_training,
 )
 from stock_assets.errors import SetupError
-from stock_assets.files import Bucket, files_at
+from stock_assets.files import UNFINISHED, Bucket, files_at
 from stock_assets.prices import validate_csv
 from stock_assets.ranges import GAP
 from stock_assets.sessions import EXCHANGE_TIME
@@ -809,7 +809,11 @@ def evaluate(
     settings = sensors.settings.model_copy(update={"universe": universe})
     with dg.build_schedule_context(
         instance=sensors.instance,
-        resources={"settings": settings, "database": sensors.database},
+        resources={
+            "settings": settings,
+            "database": sensors.database,
+            "store": sensors.store,
+        },
         scheduled_execution_time=at,
     ) as context:
         told = schedule.evaluate_tick(context)
@@ -837,6 +841,17 @@ def test_what_failed_by_day_is_asked_for_again_at_night(on_disk: Sensors) -> Non
     assert on_disk.refresh() == []
     evaluate(nightly_forecast, on_disk)
     assert on_disk.refresh() == [Run("A", "E", market=True)]
+
+
+def test_what_killed_processes_left_in_the_store_is_swept_at_night(on_disk: Sensors) -> None:
+    on_disk.store.files.write_each([("drops/whole", b"x")])
+    left = on_disk.store.files.spool("drops") / f"{UNFINISHED}left"
+    left.touch()
+    evaluate(nightly_forecast, on_disk)
+    assert left.exists()  # somebody may be at it
+    os.utime(left, (1, 1))
+    evaluate(nightly_forecast, on_disk)
+    assert names(on_disk.store.files) == ["drops/whole"]
 
 
 def test_weekly_training_is_of_the_market(on_disk: Sensors) -> None:

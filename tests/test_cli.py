@@ -1,7 +1,9 @@
 """The command line as it is typed: what it does, prints and exits with."""
 
+import errno
 import gzip
 import json
+import os
 import shutil
 import socket
 import sys
@@ -13,11 +15,14 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
-from stock_assets.cli import main
+from stock_assets.cli import in_words, main
 from stock_assets.database import Database
 from stock_assets.engine import address, is_newest, new_engine
+from stock_assets.errors import SetupError
 from stock_assets.keys import Scope, key_of, parse_keys
+from stock_assets.promotion import is_settled
 from stock_assets.settings import current_settings
 from stock_assets.tables import SCHEMA_REVISION
 from tests.browser import free_port
@@ -191,6 +196,17 @@ def test_failed_forecast_is_told_in_a_sentence(at_home: Database, home: Path) ->
     assert done.err.startswith("error: ")
     assert artifact in done.err
     assert "Traceback" not in done.out + done.err
+
+
+def test_a_killed_command_that_is_typed_again_does_what_follows_forecasts(
+    taken: Taken, at_home: Database
+) -> None:
+    with at_home.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM champions"))
+        connection.execute(sa.text("UPDATE drops SET scored = false"))
+    made_before = made("forecasts", "AAPL")
+    assert stock_assets("ingest", taken.packed).code == 0
+    assert (is_settled(at_home), made("forecasts", "AAPL")) == (True, made_before)
 
 
 # predict
@@ -419,3 +435,63 @@ def test_home_is_made_where_there_is_none(home: Path, monkeypatch: pytest.Monkey
     assert stock_assets("predict", "AAPL").code == 3
     ours = ROOT / "dagster_home" / "dagster.yaml"
     assert (new / "dagster.yaml").read_bytes() == ours.read_bytes()
+
+
+def test_home_is_made_with_a_whole_dagster_yaml_or_with_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = home / "new"
+    monkeypatch.setenv("STOCK_ASSETS_HOME", str(new))
+    current_settings.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        done = stock_assets("predict", "AAPL")
+    assert (done.code, done.err) == (3, f"error: {new}: No space left on device")
+    assert list(new.iterdir()) == []
+
+
+def full(*_: object) -> None:
+    folder = str(current_settings().home)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
+
+
+# What a command raises
+
+
+def _raised(error: Exception, cause: Exception | None = None) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+CUT = sa.exc.OperationalError("SELECT 1", {}, Exception("server closed the connection\n"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SetupError("Say what to do."), "Say what to do."),
+        (OSError(errno.EROFS, "Read-only file system", "/store"), "/store: Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (CUT, "The database does not do what it is asked for: server closed the connection"),
+        (
+            _raised(RuntimeError("too many retries"), CUT),
+            "The database does not do what it is asked for: server closed the connection",
+        ),
+        (OSError("of no system"), ""),
+        (KeyError("a mistake of ours"), ""),
+    ],
+)
+def test_an_error_that_can_be_mended_is_told_in_words(error: Exception, told: str) -> None:
+    assert in_words(error) == told
+
+
+def test_a_mistake_of_ours_is_a_traceback(
+    home: Path,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mistake(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(Database, "champions", mistake)
+    with pytest.raises(KeyError, match="ours"):
+        stock_assets("champion")

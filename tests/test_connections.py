@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from stock_assets.api.connections import MOST_HEAD_BYTES
-from stock_assets.api.uploads import UNFINISHED
+from stock_assets.files import UNFINISHED
 from stock_assets.keys import Scope, new_key
 from tests.commands import Service, cut_power, new_home, wait_until
 

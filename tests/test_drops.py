@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,23 @@ def test_the_same_bytes_under_another_name_are_the_same_drop(
     assert registered == [registered[0]] * 3
     assert registered[0].file_name == "prices.csv"
     assert names(store.files) == [f"drops/{registered[0].key}"]
+
+
+def test_two_who_register_the_same_bytes_at_once_do_not_meet(
+    drops: Files, store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drops.write_each((name, b"same") for name in ("prices.csv", "copy.csv"))
+    first = register(drops, "prices.csv", store, database)
+    note = Database.register_drop
+
+    def note_after_another(self: Database, *row: Any) -> Any:
+        monkeypatch.setattr(Database, "register_drop", note)
+        register(drops, "copy.csv", store, database)
+        return note(self, *row)
+
+    monkeypatch.setattr(Database, "register_drop", note_after_another)
+    assert register(drops, "copy.csv", store, database) == first
+    assert names(store.files) == [f"drops/{first.key}"]
 
 
 def test_other_bytes_under_the_same_name_are_another_drop(

@@ -274,10 +274,12 @@ def test_an_error_between_two_files_leaves_whole_ones(files: Files) -> None:
     [
         lambda files: files.make(),
         lambda files: files.states(),
+        lambda files: files.open("a"),
+        lambda files: [*files.read_each(["a"])],
         lambda files: files.write_each([("a", b"x")]),
         lambda files: publish(files, "a", b"x"),
     ],
-    ids=["make", "states", "write_each", "publish"],
+    ids=["make", "states", "open", "read_each", "write_each", "publish"],
 )
 @pytest.mark.usefixtures("s3")
 def test_a_bucket_that_is_not_there_is_told(ask: Callable[[Files], Any]) -> None:

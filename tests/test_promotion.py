@@ -9,7 +9,7 @@ import pytest
 from stock_assets import forecast_records, models
 from stock_assets.champion import MIN_LIVE_DAYS
 from stock_assets.database import Champion, Database
-from stock_assets.promotion import decide_champion
+from stock_assets.promotion import decide_champion, is_settled
 from tests.conftest import make_prices
 from tests.test_database import contents, forecast, take, training
 
@@ -138,6 +138,35 @@ def test_deciding_again_changes_nothing(known: Database) -> None:
     before = contents(known)
     decide_champion(known)
     assert contents(known) == before
+
+
+# Whether a killed process has left something to do
+
+
+def test_nothing_is_to_be_done_where_there_are_no_prices(database: Database) -> None:
+    assert is_settled(database)
+
+
+def test_what_follows_forecasts_is_done_once_drops_are_scored_and_the_champion_is_named(
+    known: Database,
+) -> None:
+    told = [is_settled(known)]
+    known.score_forecasts()
+    told.append(is_settled(known))
+    decide_champion(known)
+    told.append(is_settled(known))
+    take(known, make_prices("AAPL", 130))
+    told.append(is_settled(known))
+    assert told == [False, False, True, False]
+
+
+def test_another_training_leaves_the_champion_to_be_named(known: Database) -> None:
+    known.score_forecasts()
+    decide_champion(known)
+    train(known, CLEAR)
+    assert not is_settled(known)
+    known.crown(Champion(OWN, "chosen by hand", pinned=True))
+    assert is_settled(known)
 
 
 def test_the_database_and_the_models_mean_the_same_by_naive() -> None:

@@ -1,6 +1,8 @@
 """The store: bytes kept as they came, safe names, and never half a file."""
 
 import hashlib
+import io
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from stock_assets.errors import SetupError
 from stock_assets.features import price_features
-from stock_assets.files import Bucket, Files, Place, files_at
+from stock_assets.files import UNFINISHED, Bucket, Files, Folder, Place, files_at
 from stock_assets.names import drop_key
 from stock_assets.settings import Settings
 from stock_assets.storage import KeptFile, Store
@@ -161,6 +163,27 @@ def test_a_drop_that_cannot_be_read_leaves_nothing_behind(store: Store, drops: F
     assert names(store.files) == []
 
 
+class Rewritten(Folder):
+    """A folder in which somebody writes to a file while it is read."""
+
+    def open(self, name: str) -> io.BufferedReader:
+        """The file, in which another line stands from then on."""
+        file = super().open(name)
+        (self.root / name).write_bytes(b"newer and longer")
+        return file
+
+
+def test_a_drop_that_is_written_to_while_it_is_read_is_not_kept(tmp_path: Path) -> None:
+    store, drops = Store(files_at(tmp_path / "store")), Rewritten(tmp_path / "drops")
+    drops.write_each([("prices.csv", b"old")])
+    os.utime(drops.root / "prices.csv", (1, 1))
+    with pytest.raises(OSError, match=r"It is written to at this moment: '\S+/prices\.csv'"):
+        store.keep_drop(drops, "prices.csv")
+    assert names(store.files) == []
+    kept = store.keep_drop(Folder(drops.root), "prices.csv")
+    assert store.read_drop(kept.key, at_most=100) == b"newer and longer"
+
+
 @pytest.mark.parametrize("read", [lambda s: s.read_drop("x", 1), lambda s: s.drop_digest("x")])
 def test_a_drop_that_is_gone_is_told_with_what_to_do(
     store: Store, read: Callable[[Store], object]
@@ -297,3 +320,21 @@ def test_an_artifact_that_is_gone_is_told_with_what_to_do(store: Store) -> None:
         SetupError, match=r"knows of models/x, but \S+/models/x is not there: .*train"
     ):
         store.read_artifact("models/x")
+
+
+# What killed processes left
+
+
+@pytest.mark.parametrize("folder", ["drops", "features", "models/market", "models/tickers"])
+def test_what_was_left_unfinished_is_swept_once_it_is_a_day_old(
+    store: Store, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # by which files go to a bucket
+    store.files.write_each([(f"{folder}/whole", b"x")])
+    spool = store.files.spool(folder)
+    for name in ("old", "new"):
+        (spool / f"{UNFINISHED}{name}").touch()
+    os.utime(spool / f"{UNFINISHED}old", (1, 1))
+    store.sweep()
+    assert [path.name for path in spool.glob(".*")] == [f"{UNFINISHED}new"]
+    assert names(store.files)[-1] == f"{folder}/whole"

@@ -18,9 +18,10 @@ from stock_assets.errors import SetupError
 from stock_assets.supervision import in_a_process
 
 PARENT = """
-import json, sys
+import json, signal, sys
 from stock_assets import supervision
 told = json.loads(sys.argv[1])
+exec(told["before"])
 supervision._PATIENCE_SECONDS = told["patience"]
 commands = [["-c", code] for code in told["commands"]]
 code = supervision.run_together(*commands, environment={"TOLD": "by the parent"})
@@ -34,6 +35,8 @@ os.write(1, b"up %d\\n" % os.getpid())
 """
 ENDS = UP + "input(); raise SystemExit({})"
 STAYS = UP + "while True: time.sleep(0.01)"
+SLEEPS = "[sys.executable, '-c', 'import time; time.sleep(1000)']"
+BEGINS = f"import subprocess, sys; subprocess.Popen({SLEEPS})" + STAYS
 IGNORES = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + STAYS
 TIDIES_UP = """
 import os, time
@@ -62,9 +65,9 @@ class Family:
 
 
 @contextmanager
-def family(*commands: str, patience: float = 20) -> Iterator[Family]:
-    """Run them together; it begins when all are up."""
-    told = json.dumps({"patience": patience, "commands": commands})
+def family(*commands: str, patience: float = 20, before: str = "") -> Iterator[Family]:
+    """Run them together, once the parent has done something; it begins when all are up."""
+    told = json.dumps({"patience": patience, "commands": commands, "before": before})
     with ExitStack() as at_the_end:
         parent = subprocess.Popen(
             [sys.executable, "-c", PARENT, told],
@@ -102,7 +105,15 @@ def test_one_that_is_killed_ends_all_with_a_code_that_is_no_success() -> None:
         assert one.end()[0] != 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_those_that_a_killed_one_has_begun_end_too() -> None:
+    with family(BEGINS, STAYS) as one:
+        (begun,) = [more for pid in one.children for more in psutil.Process(pid).children()]
+        os.kill(begun.ppid(), signal.SIGKILL)
+        one.end()
+        assert psutil.wait_procs([begun], timeout=10)[1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all_and_is_a_success(number: signal.Signals) -> None:
     with family(STAYS, STAYS) as one:
         one.parent.send_signal(number)
@@ -123,6 +134,15 @@ def test_who_tidies_up_is_waited_for_and_all_are_told_at_once(tmp_path: Path, fi
     with family(*[waits, marks] if first else [marks, waits], patience=5) as one:
         one.parent.send_signal(signal.SIGTERM)
         assert one.end() == (0, ["tidied", "tidied", "over"])
+
+
+def test_who_is_begun_by_nohup_outlives_the_terminal() -> None:
+    with family(STAYS, before="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as one:
+        one.parent.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            one.parent.wait(0.5)
+        one.parent.send_signal(signal.SIGTERM)
+        assert one.end() == (0, ["over"])
 
 
 def test_more_signals_change_nothing() -> None:

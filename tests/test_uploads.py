@@ -24,18 +24,11 @@ from hypothesis import strategies as st
 
 from stock_assets.api.app import create_app
 from stock_assets.api.problems import ProblemError
-from stock_assets.api.uploads import (
-    UNFINISHED,
-    Received,
-    plain_name,
-    receive,
-    sweep,
-    unfinished,
-)
+from stock_assets.api.uploads import Received, plain_name, receive, unfinished
 from stock_assets.csv_text import LOOK, RULES
 from stock_assets.drops import look as look_at
 from stock_assets.errors import DropError
-from stock_assets.files import Files, Folder, files_at
+from stock_assets.files import UNFINISHED, Files, Folder, files_at, sweep
 from stock_assets.names import drop_key
 from stock_assets.settings import Settings
 from tests.asgi import Answer, ask

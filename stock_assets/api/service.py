@@ -21,7 +21,7 @@ from stock_assets.api.monitor import Monitor
 from stock_assets.api.problems import ProblemError, no_database
 from stock_assets.api.reader import Reader, Wanted, utc
 from stock_assets.errors import SetupError
-from stock_assets.files import files_at
+from stock_assets.files import files_at, sweep
 from stock_assets.metrics import TRAININGS, UPLOADED_BYTES, Group
 from stock_assets.names import drop_key
 from stock_assets.ranges import memory_tags, of_tickers, range_tags, ranges
@@ -53,7 +53,7 @@ class Service:
 
     async def start(self) -> None:
         """Tidy up after earlier processes; connect, so that the first who asks need not wait."""
-        await run_sync(uploads.sweep, self._drops.spool())
+        await run_sync(sweep, self._drops.spool())
         self._connecting = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:

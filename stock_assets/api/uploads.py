@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -19,8 +18,6 @@ from stock_assets.csv_text import COLUMNS, LOOK, doubts, is_gzip, look
 from stock_assets.files import Files, spooled
 from stock_assets.names import printable
 
-UNFINISHED = ".stock-assets-upload-"  # hidden from the sensor; nobody else's, where all put files
-_STALE_SECONDS = 86_400.0
 _FIELD = b"file"
 _EXPECTED = 'Expected a form with one file in the field "file": curl -F "file=@prices.csv"'
 
@@ -67,16 +64,8 @@ def unfinished(drops: Files) -> Iterator[Received]:
     """
     with ExitStack() as stack:
         with _writing(drops.spool()):
-            path = stack.enter_context(spooled(drops, start=UNFINISHED))
+            path = stack.enter_context(spooled(drops))
         yield Received(drops, path)
-
-
-def sweep(folder: Path) -> None:
-    """Remove from a folder what killed services have left unfinished, once it is a day old."""
-    for path in folder.glob(f"{UNFINISHED}*"):
-        with suppress(OSError):  # another service may be at it too
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink()
 
 
 async def receive(

@@ -196,11 +196,12 @@ def run_requests(
         requests.append(_request(selection, range_tags(chunk)))
     if len(chunks) > 1:
         run_key = market_key or f"market-{uuid4().hex[:12]}"
-        requests.insert(0, _market_run(run_key, train=train_market))
+        requests.insert(0, market_run(run_key, train=train_market))
     return requests
 
 
-def _market_run(run_key: str, *, train: bool) -> dg.RunRequest:
+def market_run(run_key: str | None = None, *, train: bool = False) -> dg.RunRequest:
+    """The run for what all tickers tell together."""
     return _request([*of_market(train=train), "champion"], _OF_MARKET, run_key)
 
 
@@ -267,15 +268,18 @@ hourly_fetch = _fetching(
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly_forecast(
-    context: dg.ScheduleEvaluationContext, database: dg.ResourceParam[Database]
+    context: dg.ScheduleEvaluationContext,
+    database: dg.ResourceParam[Database],
+    store: dg.ResourceParam[Store],
 ) -> dg.RunRequest | dg.SkipReason:
     """Scores forecasts, and has the sensor forecast every ticker, whatever failed by day."""
+    store.sweep()
     day = context.scheduled_execution_time.date()
     if not is_session(day):
         return dg.SkipReason(f"{day} is no trading day")
     if not database.mark_forecasts_due(f"nightly forecast of {day}"):
         return dg.SkipReason("No prices yet: drop a CSV")
-    return _market_run(f"nightly-{day}", train=False)
+    return market_run(f"nightly-{day}")
 
 
 @dg.schedule(
@@ -292,7 +296,7 @@ def weekly_training(
     if not database.ticker_states():
         return dg.SkipReason("No prices yet: drop a CSV")
     day = context.scheduled_execution_time.date()
-    return _market_run(f"weekly-{day}", train=True)
+    return market_run(f"weekly-{day}", train=True)
 
 
 JOBS = [fetch_prices, ingest_drop, refresh_tickers]

@@ -1,6 +1,10 @@
 """Dagster's own records: where they lie, and runs that they wrongly take for alive."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -25,8 +29,9 @@ class InstanceStorage(DagsterSqliteStorage):
     """The storage that dagster.yaml names; one setting moves it, as it moves our own tables."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data=inst_data)
-        self._event_log_storage = SqliteEvents(_event_logs_directory(base_dir))
+        with _alone_in(Path(base_dir)):
+            super().__init__(base_dir, inst_data=inst_data)
+            self._event_log_storage = SqliteEvents(_event_logs_directory(base_dir))
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -46,6 +51,15 @@ class InstanceStorage(DagsterSqliteStorage):
         if url.startswith("postgresql"):
             return _PostgresStorage(url, inst_data)
         return cls.from_local(str(current_settings().home), inst_data=inst_data)
+
+
+@contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Hold off other processes: two that make Dagster's tables at once get in each other's way."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process ends
+        yield
 
 
 def fail_lost_runs(instance: dg.DagsterInstance) -> None:
