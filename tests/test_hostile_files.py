@@ -175,7 +175,7 @@ CELLS = st.tuples(
 @st.composite
 def tables(draw: st.DrawFn) -> list[list[str]]:
     """Rows in the order of our columns, sound ones, hostile ones and repeats."""
-    made = rows(draw(st.randoms(use_true_random=False)), draw(st.integers(0, 8)))
+    made = rows(Random(draw(st.integers(0, 9_999))), draw(st.integers(0, 8)))
     made += draw(st.lists(CELLS, min_size=not made, max_size=4))
     made += draw(st.lists(st.sampled_from(made), max_size=4))
     return draw(st.permutations(made))
@@ -193,7 +193,7 @@ def told_of(found: Validation | str) -> tuple[Any, ...]:
 
 
 @given(body=tables(), order=st.permutations(range(8)), cut=st.integers(0, 3_000))
-@settings(deadline=None, max_examples=70)
+@settings(deadline=None, max_examples=50)
 def test_how_a_table_is_written_does_not_matter(
     body: list[list[str]], order: list[int], cut: int
 ) -> None:
