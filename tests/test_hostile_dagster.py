@@ -37,35 +37,48 @@ def asking(settings: Settings) -> Callable[[str], Client]:
 
 
 @contextmanager
-def endless(block: bytes, encoding: str = "identity") -> Iterator[str]:
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server that does as the handler says."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(BaseHTTPRequestHandler):
+    """Says nothing on the terminal."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def endless(block: bytes, *, encoding: str = "identity", pause: float = 0) -> Iterator[str]:
     """The address of a server whose answers have no end."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Encoding", encoding)
             self.end_headers()
             try:
-                while not ended.is_set():
+                while not ended.wait(pause):
                     self.wfile.write(block)
             except OSError:
                 heard.set()
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
     ended, heard = threading.Event(), threading.Event()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with served(Handler) as address:
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield address
             assert heard.wait(10), "nobody hung up"
         finally:
             ended.set()
-            server.shutdown()
-            thread.join()
 
 
 BOMB = gzip.compress(b" " * 50_000_000)
@@ -79,7 +92,7 @@ def test_an_answer_without_end_is_not_read_to_it(
 ) -> None:
     monkeypatch.setattr(dagster, "_MOST_BYTES", 1 << 20)
     process = psutil.Process()
-    with endless(block, encoding) as address, asking(address) as client:
+    with endless(block, encoding=encoding) as address, asking(address) as client:
         before = process.memory_info().rss
         assert "does not answer (ValueError)" in problem(client.get("/runs/1"), 503)
         assert process.memory_info().rss - before < 60_000_000
@@ -89,7 +102,8 @@ def test_an_answer_that_drips_is_not_waited_for(
     asking: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dagster, "_PATIENCE_SECONDS", 0.3)
-    with endless(b" ") as address, asking(address) as client:
+    monkeypatch.setattr(dagster, "_MOST_BYTES", 100)
+    with endless(b" ", pause=0.05) as address, asking(address) as client:
         assert "does not answer (TimeoutError)" in problem(client.get("/runs/1"), 503)
 
 
@@ -100,26 +114,15 @@ def test_nobody_is_followed_elsewhere(asking: Callable[[str], Client]) -> None:
         asked.append(question)
         return in_json({"data": {}})
 
-    class Redirects(BaseHTTPRequestHandler):
+    class Redirects(Quiet):
         def do_POST(self) -> None:
             self.send_response(307)
             self.send_header("Location", f"{other}/graphql")
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with (
-        answering(elsewhere) as other,
-        ThreadingHTTPServer(("127.0.0.1", 0), Redirects) as server,
-        asking(f"http://127.0.0.1:{server.server_port}") as client,
-    ):
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(elsewhere) as other, served(Redirects) as here, asking(here) as client:
         assert "does not answer" in problem(client.get("/runs/1"), 503)
-        server.shutdown()
-        thread.join()
     assert asked == []
 
 

@@ -15,7 +15,16 @@ import sqlalchemy as sa
 from stock_assets.engine import address, shown
 from stock_assets.errors import SetupError
 from stock_assets.keys import Scope, new_key
-from tests.commands import STOCK_ASSETS, Up, cut_power, environment, new_home, wait_until
+from tests.commands import (
+    STOCK_ASSETS,
+    Service,
+    Up,
+    cut_power,
+    environment,
+    new_home,
+    serving,
+    wait_until,
+)
 from tests.conftest import as_csv, empty_database, make_prices
 
 SECRET, KEY = new_key("ops", list(Scope))
@@ -64,13 +73,13 @@ def outage(url: str) -> Iterator[None]:
     server.dispose()
 
 
-def of_service(up: Up, when: str) -> dict[str, str]:
+def of_service(service: Service, when: str) -> dict[str, str]:
     """What the service says, with the key and without."""
     told = {}
     for secret in (SECRET, "wrong", ""):
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         for path in ASKED:
-            answer = httpx.get(up.url + path, headers=headers, timeout=60)
+            answer = httpx.get(service.url + path, headers=headers, timeout=60)
             kind = "ours" if secret == SECRET else secret
             told[f"{path} {kind} {when}"] = f"{answer.headers} {answer.text}"
     return told
@@ -163,14 +172,18 @@ def told(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> dict[st
             patch.setenv(name, CANARIES[name])
         commands.start()
         try:
-            up.start(DATABASE_URL=url, API_KEYS=str(KEY), LOG_LEVEL="debug")
+            up.start(DATABASE_URL=url, API_KEYS=str(KEY))
             wait_until("Dagster", up.web.is_up, seconds=100)
             work(up)
             found = {**of_service(up, "at work"), **of_dagster(up)}
-            with outage(url):
-                found |= of_service(up, "without a database")
-                with suppress(Exception):
-                    up.web.runs()
+            settings = {"DATABASE_URL": url, "API_KEYS": str(KEY), "LOG_LEVEL": "debug"}
+            with serving(new_home(up.home / "alone"), **settings) as alone:
+                found |= of_service(alone, "alone")
+                with outage(url):
+                    found |= of_service(up, "without a database")
+                    found |= of_service(alone, "alone without a database")
+                    with suppress(Exception):
+                        up.web.runs()
             found |= of_database(url)
         finally:
             cut_power(up.process)
@@ -188,7 +201,8 @@ def test_what_may_be_told_is_found_everywhere(told: dict[str, str]) -> None:
     assert "stock_assets" in told["commands"]
     assert "dagster" in told["commands"]
     assert "does not answer" in told["/readyz ours without a database"]
-    assert "database" in told["file output.log"]
+    assert "database does not answer" in told["file output.log"]
+    assert "/predict/IBM" in told["file alone/output.log"]
 
 
 @pytest.mark.parametrize("name", CANARIES)

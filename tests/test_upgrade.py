@@ -17,6 +17,7 @@ from stock_assets.database import Database
 from stock_assets.errors import SetupError
 from stock_assets.settings import Settings
 from stock_assets.tables import SCHEMA_REVISION, VERSION_TABLE
+from tests.commands import wait_until
 from tests.test_api import Client, problem, settings_of
 from tests.test_database import found_rows, reflected, some_value
 
@@ -123,11 +124,14 @@ print(json.dumps([0, *look()]))
 for last in count(1):
     child = os.fork()
     if not child:
-        migrate(last)
-        os._exit(0)
-    _, ended = os.waitpid(child, 0)
-    print(json.dumps([os.waitstatus_to_exitcode(ended), *look()]))
-    if not ended:
+        try:
+            migrate(last)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([code, *look()]))
+    if code >= 0:
         break
 """
 
@@ -150,11 +154,13 @@ def test_a_migration_that_is_killed_anywhere_has_not_begun(
 
 UPGRADES = """
 import sys
+from alembic import command
 from stock_assets.engine import Connected
 
+connected = Connected(sys.argv[1])
 print("ready", flush=True)
 input()
-Connected(sys.argv[1]).engine
+connected.engine
 """
 
 
@@ -170,8 +176,21 @@ def test_processes_that_upgrade_at_once_do_it_once(database_url: str, first_rele
     for worker in workers:
         assert worker.stdout
         worker.stdout.readline()
+    engine = sa.create_engine(database_url)
+    with engine.connect() as looking, engine.begin() as holding:
+        if engine.name == "postgresql":  # nobody gets on until all have begun
+            holding.execute(sa.text("LOCK TABLE tickers IN ACCESS EXCLUSIVE MODE"))
+        for worker in workers:
+            assert worker.stdin
+            worker.stdin.write(b"\n")
+            worker.stdin.close()
+        if engine.name == "postgresql":
+            waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            wait_until("waiting", lambda: looking.scalar(waiting) == 3, seconds=60)
+    engine.dispose()
     for worker in workers:
-        worker.communicate(b"\n")
+        with worker:  # until it has ended
+            pass
     assert [worker.returncode for worker in workers] == [0, 0, 0]
     database = Database(database_url)
     with database.engine.connect() as connection:
