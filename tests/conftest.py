@@ -36,6 +36,11 @@ SOAK = (  # what takes half an hour
 SHARED_PRICES = ROOT.parent / "shared" / "data" / "sp500_2015_2019.csv.gz"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: much of what is tested is waited for."""
+    return (os.cpu_count() or 1) + 1
+
+
 def make_prices(ticker: str = "AAPL", days: int = 120, *, seed: int = 0) -> pd.DataFrame:
     """A random walk in the columns of the CSV contract, on business days up to 2019-06-28."""
     random = np.random.default_rng([seed, *ticker.encode()])

@@ -6,7 +6,9 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench import markets
+from tests.conftest import SOAK
 
+pytestmark = list(SOAK)
 SMALL = bench.Plan(
     rounds={4: 1},
     with_script=(4,),
