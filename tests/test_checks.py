@@ -12,6 +12,7 @@ import pytest
 
 from stock_assets.defs.checks import FACTS, Fact
 from stock_assets.features import price_features
+from stock_assets.fetching import Fetched
 from stock_assets.prices import validate_csv
 from tests.conftest import as_csv, make_prices
 
@@ -107,6 +108,8 @@ def rejecting(rows_read: int) -> tuple[Any, ...]:
 
 
 CASES = [
+    Case("every_ticker_is_answered", (Fetched(news=["AAPL"], unchanged=["IBM"]),)),
+    Case("every_ticker_is_answered", (Fetched(failures={"GONE": "delisted"}),), 1, 0, "GONE"),
     Case("file_is_unchanged", ("ab12", "ab12")),
     Case("file_is_unchanged", ("ab12", "cd34"), 1, 0, ""),
     Case("rows_add_up", (VALID,)),
