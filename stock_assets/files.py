@@ -263,8 +263,10 @@ class Bucket:
             with self._asking(PermissionError):
                 opened = self._system.open(self._path(name), "rb", cache_type="none")
         except OSError as error:  # which does not say of what
-            self.make()
-            number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
+            number = errno.EACCES
+            if isinstance(error, FileNotFoundError):
+                self.make()  # it may lack because the bucket is gone
+                number = errno.ENOENT
             raise OSError(number, os.strerror(number), self.url(name)) from error
         return io.BufferedReader(opened, _BLOCK)
 
