@@ -32,7 +32,6 @@ from stock_assets.errors import (
 )
 from stock_assets.files import Files, files_at
 from stock_assets.names import no_prices, printable
-from stock_assets.promotion import decide_champion, is_settled
 from stock_assets.settings import current_settings
 from stock_assets.storage import Store
 
@@ -132,7 +131,7 @@ class Installation:
         Raises:
             RunFailedError: A range failed; the others were still worked on.
         """
-        if not tickers and is_settled(self.database):
+        if not tickers and self._is_settled():
             return
         failures = []
         with self._progress() as progress:
@@ -238,7 +237,14 @@ class Installation:
 
     def release_champion(self) -> None:
         """Let the rule choose the champion again, now and from now on."""
+        from stock_assets.promotion import decide_champion  # noqa: PLC0415
+
         decide_champion(self.database, release=True)
+
+    def _is_settled(self) -> bool:
+        from stock_assets.promotion import is_settled  # noqa: PLC0415
+
+        return is_settled(self.database)
 
     def _prices_of(self, sources: Sequence[Path]) -> pd.DataFrame:
         """The sound rows of CSVs; of a day told twice the later file is believed."""
