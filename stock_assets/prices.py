@@ -44,10 +44,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _WIDTH = re.compile(r"has \d+ fields where the header has \d+")
 _MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
 _FIRST_YEAR = 1700
-_TELLABLE = (
-    date(_FIRST_YEAR - 1, 1, 1),
-    date(2262, 1, 1),
-)  # to pandas; of others, rules tell as much
+_TELLABLE = date(_FIRST_YEAR - 1, 1, 1), date(2262, 1, 1)  # to pandas; rules need no others
 _BLOCK = 1 << 20  # bytes that are parsed at once
 _MAX_RAW = 4096  # characters of a rejected line that are kept beside its reasons
 _SHORTEST = len("A,B,2019-01-01,1,1,1,1,1\n")

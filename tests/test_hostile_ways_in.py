@@ -132,7 +132,10 @@ def test_mutated_forms_are_taken_or_told_what_is_wrong(app: FastAPI, drops: Path
         body = mutated_bytes(random, part(SOUND, random.choice(FILE_NAMES)) + END)
         answer = upload(app, *blocks_of(random, body))
         assert answer.status in {202, 422}, (number, body)
-        assert answer.status == 202 or len(answer.json()["detail"]) < 2_500
+        if answer.status == 202:
+            assert b"--%b--" % BOUNDARY in body
+        else:
+            assert len(answer.json()["detail"]) < 2_500
         statuses.append(answer.status)
         assert all(not path.name.startswith(".") for path in drops.iterdir())
     assert 20 < statuses.count(202) < 550
@@ -246,9 +249,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service as it is run; its log tells of no error in the end, one document a line."""
     with serving(new_home(tmp_path_factory.mktemp("served"))) as service:
         yield service
-    lines = (service.home / "output.log").read_text().splitlines()
-    assert lines
-    for line in lines:
+        service.get("/drops/the-last")
+        log = service.home / "output.log"  # is written to some moments later
+        wait_until("last line", lambda: "/drops/the-last" in log.read_text(), seconds=10)
+    for line in log.read_text().splitlines():
         assert line.isprintable()
         assert json.loads(line)["level"] in {"info", "warning"}, line
 
@@ -369,11 +373,10 @@ def test_a_gzip_bomb_is_taken_as_the_small_file_that_it_is(served: Service) -> N
 def test_an_address_of_any_kind_is_one_line_of_the_log(served: Service, name: bytes) -> None:
     quoted = "".join(f"%{byte:02x}" for byte in name)
     for path in (f"/{quoted}", f"/drops/{quoted}", f"/predict/{quoted}", f"/page/{quoted}"):
-        asked = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: a\x1b[31m\r\n"
-        asked += "Connection: close\r\n\r\n"
-        told = converse(served, asked.encode())
-        assert 200 <= statuses(told)[0] < 500
-        assert b"\x1b" not in told
+        asked = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        told = converse(served, asked.encode() + b"X-Request-ID: a\x9b31m\r\n\r\n")
+        assert statuses(told)[0] in {200, 307, 404, 405, 422}
+        assert b"\x9b" not in told
 
 
 # What people see
@@ -480,28 +483,33 @@ def test_a_wild_ticker_does_not_keep_others_from_being_forecast() -> None:
 
 
 @pytest.fixture
-def tab(app: FastAPI, settings: Settings, hostile_sectors: bytes) -> Iterator[tuple[Tab, str]]:
-    """The real page on the real service, with hostile sectors; no script has failed in the end."""
-    path = chromium_path()
-    if path is None:
-        pytest.skip("There is no Chromium.")
+def address(app: FastAPI, settings: Settings, hostile_sectors: bytes) -> Iterator[str]:
+    """The real service, with hostile sectors."""
     database = Database(settings.prediction_database_url)
     stored(database, hostile_sectors)
     database.engine.dispose()
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    port = patiently(lambda: port_of(server))
+    yield f"http://127.0.0.1:{patiently(lambda: port_of(server))}/"
+    server.should_exit = server.force_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def tab(address: str) -> Iterator[Tab]:
+    """The real page; no script has failed in the end."""
+    path = chromium_path()
+    if path is None:
+        pytest.skip("There is no Chromium.")
     with chromium(path) as browser:
         tab = browser.tab()
         tab.watch()
-        tab.open(f"http://127.0.0.1:{port}/")
+        tab.open(address)
         tab.wait("document.querySelector('main[aria-busy=false]')")
-        yield tab, f"http://127.0.0.1:{port}/"
+        yield tab
         tab.evaluate("1")
         assert tab.errors == []
-    server.should_exit = server.force_exit = True
-    thread.join()
 
 
 def port_of(server: uvicorn.Server) -> int:
@@ -511,21 +519,20 @@ def port_of(server: uvicorn.Server) -> int:
     return port
 
 
-def test_the_page_shows_what_was_uploaded_as_text(tab: tuple[Tab, str], tmp_path: Path) -> None:
-    page, _ = tab
+def test_the_page_shows_what_was_uploaded_as_text(tab: Tab, tmp_path: Path) -> None:
     shown = "[...document.querySelectorAll('.list tbody tr')].map(row => row.innerText).join()"
     for sector in (HTML, "[red]x[/]", "${jndi:ldap://x}", FORMULAS[0]):
-        assert sector in page.evaluate(shown)
+        assert sector in tab.evaluate(shown)
     file = tmp_path / f"{HTML} [bold].csv"
     file.write_bytes(f"{HEADER},{HTML}\n{HTML},{HTML},,,,,,,x\n".encode())
     wrong = tmp_path / "wrong.csv"
     wrong.write_text(f"{HTML}\nx")
-    page.choose("#files", file, wrong)
-    page.wait("document.querySelectorAll('.fate').length === 2")
-    page.wait("document.querySelector('.fate.failed')")
-    page.wait(f"document.querySelector('#fates').innerText.includes('Ignored columns: {HTML}')")
-    told = page.evaluate("document.querySelector('#fates').innerText")
+    tab.choose("#files", file, wrong)
+    tab.wait("document.querySelectorAll('.fate').length === 2")
+    tab.wait("document.querySelector('.fate.failed')")
+    tab.wait(f"document.querySelector('#fates').innerText.includes('Ignored columns: {HTML}')")
+    told = tab.evaluate("document.querySelector('#fates').innerText")
     assert f"{HTML} [bold].csv" in told
     assert f"line 1 is '{HTML}'" in told
-    assert page.evaluate("document.querySelectorAll('img, [onerror]').length") == 0
-    assert [words[:3] for words in page.failed] == ["422"]
+    assert tab.evaluate("document.querySelectorAll('img, [onerror]').length") == 0
+    assert [words[:3] for words in tab.failed] == ["422"]
