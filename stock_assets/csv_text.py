@@ -30,6 +30,7 @@ RULES = {  # of single fields, as a rejected row is told them
 }
 
 _FIRST_ROWS = 20
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _GZIP = b"\x1f\x8b"
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _MAX_SHOWN = 200  # characters of a header that is not ours
@@ -99,8 +100,8 @@ def _faults(fields: list[str], names: list[str]) -> list[str]:
         "ticker": re.fullmatch(TICKER, row["ticker"].translate(RAISED)),
         "sector": row["sector"],
         "date": day_of(row["date"]),
-        **{name: 0 < _number(row[name]) <= MAX_PRICE for name in PRICES},
-        "volume": _number(row["volume"]) >= 0 and _number(row["volume"]).is_integer(),
+        **{name: 0 < number_of(row[name]) <= MAX_PRICE for name in PRICES},
+        "volume": number_of(row["volume"]) >= 0 and number_of(row["volume"]).is_integer(),
     }
     return [rule for name, rule in RULES.items() if not holds[name]]
 
@@ -112,11 +113,12 @@ def day_of(text: str) -> date | None:
     return None
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def number_of(text: str) -> float:
+    """The number that is written so; nan if there is none.
+
+    pandas.to_numeric ends the process at 1e2147483648.
+    """
+    return float(text) if _NUMBER.fullmatch(text) else math.nan
 
 
 def is_gzip(start: bytes) -> bool:

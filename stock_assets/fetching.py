@@ -14,7 +14,7 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from stock_assets.csv_text import COLUMNS, RULES, TICKER
+from stock_assets.csv_text import COLUMNS, RULES, TICKER, number_of
 from stock_assets.database import Database, LastPrices
 from stock_assets.errors import ProviderDownError, ProviderError, SetupError
 from stock_assets.files import Files
@@ -225,7 +225,7 @@ def _note(found: Fetched, ticker: str, answer: _Answer | str | None) -> Iterator
 
 def _numbers(prices: pd.DataFrame) -> pd.DataFrame:
     """The values by day; a URL's are text, which nobody has judged yet."""
-    numbers = {name: pd.to_numeric(prices[name], errors="coerce") for name in _VALUES}
+    numbers = {name: prices[name].astype(str).map(number_of) for name in _VALUES}
     return pd.DataFrame(numbers).set_axis(pd.to_datetime(prices["date"], errors="coerce"))
 
 

@@ -5,7 +5,6 @@ a quoted field may hold commas, but not a line break.
 """
 
 import io
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from stock_assets.csv_text import (
     day_of,
     fields_of,
     header_of,
+    number_of,
     plain_text,
 )
 from stock_assets.errors import DropError
@@ -40,7 +40,6 @@ KEY = ["ticker", "date"]
 
 _SEPARATOR = b"\x1f"  # cannot stand in a file: control characters are refused
 _CONFLICT = "conflicts with another row of the same ticker and date"
-_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _WIDTH = re.compile(r"has \d+ fields where the header has \d+")
 _MAX_VOLUME = 2.0**53  # whole numbers from there on are not exact as floating point
 _FIRST_YEAR = 1700
@@ -319,8 +318,7 @@ def _numbers(column: arrow.ChunkedArray) -> npt.NDArray[np.float64]:
         exact: npt.NDArray[np.float64] = column.cast(arrow.float64()).to_numpy()
         if not np.isinf(exact).any():  # inf, which is no number, would be among these
             return exact
-    texts = column.to_pandas()  # whose to_numeric ends the process at 1e2147483648
-    return np.array([float(text) if _NUMBER.fullmatch(text) else math.nan for text in texts])
+    return np.array([number_of(text) for text in column.to_pandas()])
 
 
 def _broken_rules(frame: pd.DataFrame, schema: pa.DataFrameSchema) -> dict[int, list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import SecretStr
 
+from stock_assets.csv_text import number_of
 from stock_assets.errors import ProviderDownError, ProviderError
 from stock_assets.providers.asking import PATIENCE, PassingError, by_symbol, get, patiently
 
@@ -122,7 +123,7 @@ def _odd(symbol: str, found: str) -> ProviderError:
 
 def _as_traded(days: dict[str, dict[str, str]]) -> pd.DataFrame:
     told = pd.DataFrame.from_dict(days, orient="index").sort_index()
-    numbers = {ours: pd.to_numeric(told[name], errors="coerce") for ours, name in _NAMES.items()}
+    numbers = {ours: told[name].astype(str).map(number_of) for ours, name in _NAMES.items()}
     dates = pd.to_datetime(told.index, format="%Y-%m-%d")
     return pd.DataFrame({"date": dates, **numbers}).reset_index(drop=True)
 
