@@ -87,12 +87,13 @@ class Installation:
         """
         from dagster import DagsterInstance  # noqa: PLC0415
 
-        from stock_assets.defs.instance import fail_lost_runs  # noqa: PLC0415
+        from stock_assets.defs.instance import fail_lost_runs, have_sensors_look  # noqa: PLC0415
 
         self.database.engine  # noqa: B018  connecting migrates
         self.store.sweep()
-        if not self.settings.database_url:
-            with DagsterInstance.get() as instance:
+        with DagsterInstance.get() as instance:
+            have_sensors_look(instance)
+            if not self.settings.database_url:
                 fail_lost_runs(instance)
 
     def ingest(self, files: Sequence[tuple[Files, str]]) -> list[Ingested]:

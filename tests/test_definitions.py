@@ -6,20 +6,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import psutil
 import pytest
 import sqlalchemy as sa
+from dagster_postgres import DagsterPostgresStorage
 
 from stock_assets.definitions import defs
 from stock_assets.defs import assets
-from stock_assets.defs.instance import _is_alive, fail_lost_runs
+from stock_assets.defs.instance import _is_alive, _make_tables, fail_lost_runs
 from stock_assets.files import Folder
 from stock_assets.settings import current_settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, empty_database
 
 ASSETS = [
     assets.fetched_prices,
@@ -289,6 +292,34 @@ def test_tool_finds_no_fault(commands: dict[str, subprocess.Popen[str]], command
     assert commands[command].returncode == 0, told
 
 
+def test_dagsters_tables_in_postgres_are_those_that_it_makes_itself(
+    postgres_url: str, postgres_database: str
+) -> None:
+    plain = empty_database(postgres_url, "plain")
+    DagsterPostgresStorage(plain)
+    for _ in range(2):
+        _make_tables(postgres_database)
+        assert tables_at(postgres_database) == tables_at(plain)
+
+
+def tables_at(url: str) -> dict[str, Any]:
+    """Tables with columns, keys and indexes; what is in them but for times."""
+    engine = sa.create_engine(url)
+    found: dict[str, Any] = {}
+    with engine.connect() as connection:
+        looker = sa.inspect(connection)
+        for name in looker.get_table_names():
+            told = (looker.get_columns, looker.get_indexes, looker.get_foreign_keys)
+            found[name] = [sorted(map(str, tell(name))) for tell in told]
+            rows = connection.execute(sa.text(f"SELECT * FROM {name}")).mappings()  # noqa: S608
+            found[f"rows of {name}"] = sorted(
+                str({k: v for k, v in row.items() if k != "id" and not isinstance(v, datetime)})
+                for row in rows
+            )
+    engine.dispose()
+    return found
+
+
 def test_a_run_whose_process_lives_is_not_lost(instance: dg.DagsterInstance) -> None:
     @dg.asset
     def looks_for_lost_runs(context: dg.AssetExecutionContext) -> str:
@@ -324,6 +355,41 @@ def test_a_run_whose_process_is_gone_is_ended(
         fail_lost_runs(instance)
     (run,) = instance.get_runs()
     assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("most", "will_retry"), [({}, "true"), ({"dagster/max_retries": "0"}, "false")]
+)
+def test_to_be_lost_with_its_session_counts_as_no_try(
+    instance: dg.DagsterInstance, most: dict[str, str], will_retry: str
+) -> None:
+    """But a command's runs are never tried again by daemons."""
+    first = last = None
+    for _ in range(2 + 3):
+        run = dg.DagsterRun(
+            job_name="ingest_drop",
+            run_id=str(uuid4()),
+            status=dg.DagsterRunStatus.STARTED,
+            root_run_id=first,
+            parent_run_id=last,
+            tags=last_tags(instance, last) | most,
+        )
+        instance.add_run(run)
+        fail_lost_runs(instance)
+        found = instance.get_run_by_id(run.run_id)
+        assert found
+        assert (found.status, found.tags["dagster/will_retry"]) == (
+            dg.DagsterRunStatus.FAILURE,
+            will_retry,
+        )
+        first, last = first or run.run_id, run.run_id
+
+
+def last_tags(instance: dg.DagsterInstance, run_id: str | None) -> dict[str, str]:
+    """The tags that the next try of a run inherits."""
+    run = instance.get_run_by_id(run_id) if run_id else None
+    tags = run.tags if run else {}
+    return {name: text for name, text in tags.items() if name == "dagster/max_retries"}
 
 
 def test_a_process_is_not_the_one_that_had_its_id_before() -> None:

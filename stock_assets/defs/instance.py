@@ -1,17 +1,43 @@
-"""Dagster's own records: where they lie, and runs that they wrongly take for alive."""
+"""Dagster's own records: where they lie, and what an end without notice leaves in them."""
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import psutil
+import sqlalchemy as sa
+from dagster._core.scheduler.instigation import InstigatorType
+from dagster._core.storage.event_log.migration import (
+    ASSET_DATA_MIGRATIONS,
+    EVENT_LOG_DATA_MIGRATIONS,
+)
+from dagster._core.storage.event_log.schema import (
+    SecondaryIndexMigrationTable,
+    SqlEventLogStorageMetadata,
+)
+from dagster._core.storage.runs.migration import (
+    OPTIONAL_DATA_MIGRATIONS,
+    REQUIRED_DATA_MIGRATIONS,
+)
+from dagster._core.storage.runs.schema import RunsTable, RunStorageSqlMetadata
+from dagster._core.storage.schedules.migration import (
+    OPTIONAL_SCHEDULE_DATA_MIGRATIONS,
+    REQUIRED_SCHEDULE_DATA_MIGRATIONS,
+)
+from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
+from dagster._core.storage.sql import stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.run_storage import run_storage
+from dagster_postgres.utils import pg_alembic_config
 
 from stock_assets.defs.event_log import PostgresEvents, SqliteEvents
 from stock_assets.settings import current_settings
@@ -21,8 +47,43 @@ class _PostgresStorage(DagsterPostgresStorage):
     """Dagster's storage in Postgres, with the log of ours."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None) -> None:
+        _make_tables(postgres_url)
         super().__init__(postgres_url, inst_data=inst_data)
         self._event_log_storage = PostgresEvents(postgres_url)
+
+
+def _make_tables(url: str) -> None:
+    """Make Dagster's tables where there are none, all of them or none.
+
+    It makes one after the other itself. Whoever is killed meanwhile leaves a database that Dagster
+    takes for complete from then on, and cannot work with.
+    """
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        if not sa.inspect(connection).has_table(RunsTable.name):
+            for tables in (
+                RunStorageSqlMetadata,
+                SqlEventLogStorageMetadata,
+                ScheduleStorageSqlMetadata,
+            ):
+                tables.create_all(connection)
+            stamp_alembic_rev(pg_alembic_config(run_storage.__file__), connection)
+            now = datetime.now(UTC)
+            done = [{"name": name, "migration_completed": now} for name in _MIGRATIONS]
+            connection.execute(SecondaryIndexMigrationTable.insert(), done)
+    engine.dispose()
+
+
+_LOCK = 7_301_867_463  # any number that is ours alone
+_MIGRATIONS = {  # of rows, of which there are none yet
+    **REQUIRED_DATA_MIGRATIONS,
+    **OPTIONAL_DATA_MIGRATIONS,
+    **EVENT_LOG_DATA_MIGRATIONS,
+    **ASSET_DATA_MIGRATIONS,
+    **REQUIRED_SCHEDULE_DATA_MIGRATIONS,
+    **OPTIONAL_SCHEDULE_DATA_MIGRATIONS,
+}
 
 
 class InstanceStorage(DagsterSqliteStorage):
@@ -66,7 +127,8 @@ def fail_lost_runs(instance: dg.DagsterInstance) -> None:
     """End the runs whose process on this machine is gone, as after a power cut.
 
     Dagster notices a worker that dies before its code server does, but not one that dies with it:
-    such a run would count as in progress, and hold one of the few places of the queue.
+    such a run would count as in progress, and hold one of the few places of the queue. It is tried
+    again, however often that happens, as it is not to blame.
     """
     in_progress = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
     for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
@@ -77,6 +139,8 @@ def fail_lost_runs(instance: dg.DagsterInstance) -> None:
             if "pid" in (metadata := entry.get_dagster_event().engine_event_data.metadata)
         ]
         if not told or not _is_alive(*told[-1]):
+            if tries := int(run.tags.get(MAX_RETRIES_TAG, instance.run_retries_max_retries)):
+                instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: f"{tries + 1}"})
             instance.report_run_failed(run, "The process of this run was lost.")
 
 
@@ -90,3 +154,16 @@ def _is_alive(pid: int, at: float) -> bool:
         return process.create_time() <= at and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def have_sensors_look(instance: dg.DagsterInstance) -> None:
+    """Have sensors look that last did at a time to come, as of a clock that was set back since.
+
+    They would wait until then.
+    """
+    now = time.time()
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        data: Any = state.instigator_data
+        if max(data.last_tick_timestamp or 0, data.last_tick_start_timestamp or 0) > now:
+            looked = data._replace(last_tick_timestamp=now, last_tick_start_timestamp=now)
+            instance.update_instigator_state(state.with_data(looked))
