@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from multiprocessing import get_context
 
 from stock_assets.errors import SetupError
@@ -59,14 +58,25 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
     for process in processes:
         _send(process, signal.SIGINT)
     for process in processes:
-        with suppress(subprocess.TimeoutExpired):  # have patience, but not forever
-            process.wait(_PATIENCE_SECONDS)
-        _send(process, signal.SIGKILL)  # those that it began, too: who is killed leaves them behind
-        process.wait()
+        _wait_for(process)
     return codes[0]
 
 
-def _send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Send a signal to a process and to all that it began, as Ctrl-C does in a terminal."""
-    with suppress(ProcessLookupError):
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    """Have patience with it, and with those that it began, but not forever."""
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while process.poll() is None or _send(process, 0):
+        if time.monotonic() > end:
+            _send(process, signal.SIGKILL)
+            process.wait()
+            break
+        time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def _send(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to it and all that it began, as Ctrl-C does; whether somebody is there."""
+    try:
         os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
