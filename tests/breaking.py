@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import select
 import signal
@@ -27,21 +28,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dagster as dg
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from dagster._cli.api import _execute_run_command_body
+from dagster._core.launcher import LaunchRunContext, RunLauncher
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres.run_storage import run_storage
 from dagster_postgres.schedule_storage import schedule_storage
 from exchange_calendars import get_calendar
+from rich.console import Console
 
 from stock_assets import engine
 from stock_assets.cli import in_words
 from stock_assets.database import Database
+from stock_assets.defs.automation import LOOK_EVERY_SECONDS
 from stock_assets.drops import register
 from stock_assets.errors import RunFailedError
 from stock_assets.files import Files, files_at
@@ -51,10 +65,14 @@ from tests.test_database import Rows, contents
 
 UNCLEAR = "not told in words:"
 MODELS = "ridge"  # nothing to compile
-NO_PRINTED_LINES = """
+IN_ONE_PROCESS = """
 compute_logs: # as on Kubernetes; else each run begins four processes to keep what it prints
   module: dagster._core.storage.noop_compute_log_manager
   class: NoOpComputeLogManager
+
+run_launcher:
+  module: tests.breaking
+  class: Here
 """
 PATIENCE_SECONDS = 120.0  # with a child
 patch = pytest.MonkeyPatch()  # of a process that is made to be broken; nothing is undone there
@@ -88,7 +106,8 @@ def drops() -> dict[str, bytes]:
 class Stage(NamedTuple):
     """Files that came, the oldest first, and that are forecast together.
 
-    They are validated in another order: who corrects comes before what it corrects.
+    By hand they are validated in another order: who corrects comes before what it corrects. Sensors
+    would forecast in between, now and then; for them there is the first one alone.
     """
 
     came: tuple[str, ...]
@@ -104,10 +123,8 @@ STAGES = (  # their tickers are new and trained; forecast and scored; trained an
 )
 
 
-def work(stage: int) -> None:
+def by_hand(stage: int) -> None:
     """What somebody types to have the files of a stage forecast."""
-    from rich.console import Console  # noqa: PLC0415  only a child needs them
-
     from stock_assets.installation import Installation  # noqa: PLC0415
 
     installation = Installation(Console(file=io.StringIO()))
@@ -121,6 +138,84 @@ def work(stage: int) -> None:
             raise RunFailedError(told.refusal)  # and whoever reads that forecasts nothing yet
     installation.refresh(installation.stale_tickers())
 
+
+def by_itself(_: int) -> None:
+    """What `stock-assets up` does until nothing is left to do, with all daemons in one process.
+
+    Its clock goes fast, so that sensors look again at once.
+    """
+    from stock_assets.installation import Installation  # noqa: PLC0415
+
+    Installation(Console(file=io.StringIO())).recover()
+    code = LoadableTargetOrigin(
+        executable_path=sys.executable, module_name="stock_assets.definitions"
+    )
+    target = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(code))
+    with (
+        dg.DagsterInstance.get() as instance,
+        WorkspaceProcessContext(instance, target) as workspace,
+        QueuedRunCoordinatorDaemon(interval_seconds=1) as queue,
+    ):
+        retries, looks_in_vain = EventLogConsumerDaemon(), 0
+        while looks_in_vain < LOOKS:
+            clock.ahead += LOOK_EVERY_SECONDS + 1
+            before = instance.get_runs_count()
+            for turn in (
+                execute_sensor_iteration(workspace, LOG, None, None),
+                retries.run_iteration(workspace),
+                queue.run_iteration(workspace),
+            ):
+                errors = [error for error in turn if error]
+                assert not errors, errors
+            looks_in_vain = looks_in_vain + 1 if instance.get_runs_count() == before else 0
+
+
+HOUR = 3600.0
+LOOKS = 3  # a file is taken at the second one
+LOG = logging.getLogger(__name__)
+
+
+class Here(RunLauncher, ConfigurableClass):
+    """Has the process that launches a run do its work, as a process that is begun for it does."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inst_data = inst_data
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """What dagster.yaml has."""
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls,
+        inst_data: ConfigurableClassData | None,
+        config_value: Any,  # noqa: ARG003
+    ) -> "Here":
+        """As dagster.yaml has it."""
+        return cls(inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Do its work."""
+        _execute_run_command_body(
+            context.dagster_run.run_id,
+            self._instance,
+            lambda _: None,
+            set_exit_code_on_failure=False,
+        )
+
+    def terminate(self, run_id: str) -> bool:
+        """Nobody asks for it."""
+        raise NotImplementedError(run_id)
+
+
+WAYS = {way.__name__: way for way in (by_hand, by_itself)}
 
 # What is left
 
@@ -170,21 +265,33 @@ def fill_the_disk() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), current_settings().store)
 
 
-def set_clock(seconds: float) -> None:
-    """Have the clock of this process go so much after the others, or before them."""
-    by = timedelta(seconds=seconds)
-    tell = time.time
+@dataclass
+class Clock:
+    """The clock of this process.
 
-    class Shifted(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-            return datetime.now(tz) + by
+    Attributes:
+        ahead: Of that of others, in seconds.
+    """
 
-    for name, module in list(sys.modules.items()):
-        is_ours = name.startswith("stock_assets.") or name == "dagster._time"
-        if is_ours and vars(module).get("datetime") is datetime:
-            patch.setattr(module, "datetime", Shifted)
-    patch.setattr(time, "time", lambda: tell() + seconds)
+    ahead: float = 0.0
+
+    def set(self) -> None:
+        """Have our code, Dagster's and the standard library go by it."""
+        tell, ours = time.time, self
+
+        class Shifted(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+                return datetime.now(tz) + timedelta(seconds=ours.ahead)
+
+        for name, module in list(sys.modules.items()):
+            is_it = name.startswith("stock_assets.") or name == "dagster._time"
+            if is_it and vars(module).get("datetime") is datetime:
+                patch.setattr(module, "datetime", Shifted)
+        patch.setattr(time, "time", lambda: tell() + self.ahead)
+
+
+clock = Clock()
 
 
 def cut_connections() -> None:
@@ -324,8 +431,7 @@ def attempt(order: Mapping[str, Any], tell: int) -> None:
     os.environ |= {"STOCK_ASSETS_HOME": order["home"], "STOCK_ASSETS_MODELS": MODELS}
     os.environ |= {"DAGSTER_HOME": order["home"], **order["environment"]}
     current_settings.cache_clear()
-    if order["clock"]:
-        set_clock(order["clock"])
+    clock.ahead = order["clock"]
     fuse = Fuse(order["kind"], order["number"], HARMS[order["harm"]])
     if order["watched"]:
         fuse.states = []
@@ -333,7 +439,7 @@ def attempt(order: Mapping[str, Any], tell: int) -> None:
     begun = time.monotonic()
     error = ""
     try:
-        work(order["stage"])
+        WAYS[order["way"]](order["stage"])
     except Exception as raised:  # noqa: BLE001  it is told
         traceback.print_exc()
         error = in_words(raised) or f"{UNCLEAR} {type(raised).__name__}: {raised}"
@@ -408,10 +514,13 @@ def remember() -> None:
 def main() -> None:
     """Load and compile all there is; then follow orders."""
     remember()
-    home = sys.argv[1]
-    os.environ |= {"STOCK_ASSETS_HOME": home, "DAGSTER_HOME": home, "STOCK_ASSETS_MODELS": MODELS}
+    clock.set()
+    life = Life(Path(sys.argv[1]))
+    names = ("STOCK_ASSETS_HOME", "DAGSTER_HOME")
+    os.environ |= dict.fromkeys(names, str(life.home)) | {"STOCK_ASSETS_MODELS": MODELS}
     for stage in range(len(STAGES)):
-        work(stage)
+        life.drop(stage)
+        by_hand(stage)
     gc.collect()
     gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
@@ -456,9 +565,15 @@ class Ended(NamedTuple):
 
 @dataclass
 class Workshop:
-    """The process that forks."""
+    """The process that forks.
+
+    Attributes:
+        process: It.
+        number: How often it did.
+    """
 
     process: subprocess.Popen[str]
+    number: int = 0
 
     def attempt(
         self, life: "Life", stage: int, kind: str = "", number: int = 0, **more: Any
@@ -493,6 +608,8 @@ class Workshop:
             watched: Whether they tell the states of the database after each write.
             times: So many at once.
         """
+        life.drop(stage)
+        self.number += 1  # each begins later than the one before, though the clock goes fast
         order = {
             "home": str(life.home),
             "environment": life.environment,
@@ -501,9 +618,10 @@ class Workshop:
             "number": number,
             "harm": harm.__name__,
             "after": PATIENCE_SECONDS if after is None else after,
-            "clock": clock,
+            "clock": clock + (self.number * HOUR if life.way is by_itself else 0),
             "watched": watched,
             "times": times,
+            "way": life.way.__name__,
         }
         assert self.process.stdin
         assert self.process.stdout
@@ -518,19 +636,31 @@ class Life:
     """A home and its database, from nothing to the last stage.
 
     Attributes:
-        home: With all files dropped.
+        home: With our dagster.yaml.
         url: Of a Postgres; empty for SQLite.
+        way: How work is done in it.
         more: Of its environment.
     """
 
     home: Path
     url: str = ""
+    way: Callable[[int], None] = by_hand
     more: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, home: Path, url: str = "", **more: str) -> "Life":
+    def begin(
+        cls, home: Path, url: str = "", way: Callable[[int], None] = by_hand, **more: str
+    ) -> "Life":
         """Make the home."""
-        return cls(new_home(home), url, more)
+        return cls(new_home(home), url, way, more)
+
+    def drop(self, stage: int) -> None:
+        """Have the files of a stage come."""
+        came = STAGES[stage].came
+        for name in came if self.way is by_hand else came[:1]:
+            path = self.home / "drops" / name
+            if not path.exists():
+                path.write_bytes(drops()[name])
 
     @property
     def environment(self) -> dict[str, str]:
@@ -585,10 +715,10 @@ class Undisturbed:
     wholes: set[tuple[str, str]] = field(default_factory=set)
 
     @classmethod
-    def of(cls, shop: Workshop, life: Life) -> "Undisturbed":
+    def of(cls, shop: Workshop, life: Life, stages: int = len(STAGES)) -> "Undisturbed":
         """Live such a life."""
         found = cls()
-        for stage in range(len(STAGES)):
+        for stage in range(stages):
             found._add(shop.attempt(life, stage, watched=True), life)
         return found
 
@@ -608,6 +738,9 @@ class Undisturbed:
         assert life.files() == self.files[stage], story
 
 
+BEGIN = "from tests import breaking; breaking.main()"
+
+
 @contextmanager
 def workshop(folder: Path) -> Iterator[Workshop]:
     """The process, with everything loaded."""
@@ -616,7 +749,7 @@ def workshop(folder: Path) -> Iterator[Workshop]:
     with (
         log.open("w") as said,
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.breaking", str(home)],
+            [sys.executable, "-W", "ignore", "-c", BEGIN, str(home)],
             cwd=ROOT,
             env=os.environ | ONE_THREAD,
             stdin=subprocess.PIPE,
@@ -633,14 +766,8 @@ def workshop(folder: Path) -> Iterator[Workshop]:
 
 
 def new_home(home: Path) -> Path:
-    """A home with all files dropped, and nothing done."""
+    """A home where nothing was dropped yet."""
     (home / "drops").mkdir(parents=True, exist_ok=True)
     ours = (ROOT / "dagster_home" / "dagster.yaml").read_text()
-    (home / "dagster.yaml").write_text(ours + NO_PRINTED_LINES)
-    for name, content in drops().items():
-        (home / "drops" / name).write_bytes(content)
+    (home / "dagster.yaml").write_text(ours + IN_ONE_PROCESS)
     return home
-
-
-if __name__ == "__main__":
-    main()

@@ -31,6 +31,8 @@ from tests.breaking import (
     Life,
     Undisturbed,
     Workshop,
+    by_hand,
+    by_itself,
     cut_connections,
     cut_off,
     fill_the_disk,
@@ -78,7 +80,7 @@ def begin(shop: Workshop, undisturbed: Undisturbed, tmp_path: Path) -> Begin:
     """Begins a trial; the arguments are those of a life."""
 
     def begun(url: str = "", home: Path = tmp_path / "home", **more: str) -> Trial:
-        return Trial(shop, undisturbed, Life.begin(home, url, **more))
+        return Trial(shop, undisturbed, Life.begin(home, url, by_hand, **more))
 
     return begun
 
@@ -88,7 +90,7 @@ def begin(shop: Workshop, undisturbed: Undisturbed, tmp_path: Path) -> Begin:
 
 def test_who_finds_no_room_for_a_file_says_so_and_leaves_nothing(begin: Begin) -> None:
     trial = begin()
-    for places in ((1, 3, 8, 11), (2, 4), (3, 6)):
+    for places in ((1, 8, 11), (4,)):
         for place in places:
             assert trial.fail(NO_ROOM, kind="half a file", number=place, harm=fill_the_disk)
             assert trial.life.leftovers() == []
@@ -116,7 +118,8 @@ def test_a_full_disk_with_all_on_it_is_told_and_later_all_is_there(
     failed = []
     with mounted(tmp_path / "disk", megabytes=64):
         trial = begin(home=tmp_path / "disk" / "home")
-        for kilobytes in ((0, 250, 1_000, 1_700, 2_100), (0, 200), (300,)):
+        for kilobytes in ((0, 250, 1_000, 1_700, 2_100), (200,)):
+            trial.life.drop(trial.stage)
             for free in kilobytes:
                 left = os.statvfs(ballast.parent)
                 with ballast.open("wb") as file:
@@ -124,7 +127,7 @@ def test_a_full_disk_with_all_on_it_is_told_and_later_all_is_there(
                 failed.append(trial.fail(NO_ROOM))
                 ballast.unlink()
             trial.go_on()
-    assert sum(failed) >= 5, failed
+    assert sum(failed) >= 4, failed
 
 
 def test_a_store_that_may_not_be_written_to_is_told_and_later_all_is_there(
@@ -132,7 +135,7 @@ def test_a_store_that_may_not_be_written_to_is_told_and_later_all_is_there(
 ) -> None:
     with mounted(tmp_path / "home" / "store", megabytes=16):
         trial = begin()
-        for _ in STAGES:
+        for _ in STAGES[:2]:
             remount = ["mount", "-o", "remount,{}", trial.life.home / "store"]
             for how, fails in (("ro", True), ("rw", False)):
                 subprocess.run([str(word).format(how) for word in remount], check=True)
@@ -150,15 +153,14 @@ def test_who_is_cut_off_from_postgres_says_so_and_later_all_is_there(
     of_ours = [("our statement", number) for number in (1, 40, 100)]
     moments = (
         [*of_ours, ("our commit", 3), ("our commit's end", 9), ("Dagster's statement", 60)],
-        [("our statement", 12), ("our commit", 4), ("our commit's end", 4)],
-        [("our statement", 30), ("Dagster's statement", 30)],
+        [("our statement", 12), ("our commit", 4)],
     )
     failed = []
     for some in moments:
         for kind, number in some:
             failed.append(trial.fail(CUT_OFF, kind=kind, number=number, harm=cut_connections))
         trial.go_on()
-    assert sum(failed) >= 6, failed  # where no transaction is open, nobody need notice
+    assert sum(failed) >= 5, failed  # where no transaction is open, nobody need notice
 
 
 @pytest.mark.parametrize(
@@ -360,7 +362,7 @@ def test_a_bucket_that_fails_is_told_and_one_that_fails_now_and_then_is_asked_ag
 
 def test_a_clock_that_is_set_between_two_runs_changes_nothing(begin: Begin) -> None:
     trial = begin()
-    for hours in (0, -30, 30):
+    for hours in (30, -30):
         trial.go_on(clock=hours * HOUR)
 
 
@@ -377,6 +379,14 @@ def test_a_sensor_whose_clock_is_set_takes_what_is_dropped_again(
         os.utime(path, (then, then))
         assert [sensors.look(), len(sensors.look())] == [[], 1]
     assert len(sensors.run_keys) == 3
+
+
+def test_sensors_whose_clock_was_set_back_look_again_after_a_restart(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    life = Life.begin(tmp_path / "home", way=by_itself)
+    assert shop.attempt(life, 0, "rename", 1, clock=30 * HOUR).killed  # at the drop
+    assert shop.attempt(life, 0, "rename", 2).killed  # at its features
 
 
 # Others at the same work

@@ -1,27 +1,40 @@
 """Killed anywhere, begun again: the database and the store are what an undisturbed run leaves.
 
-Processes do what somebody types who has files ingested, trained and forecast. They are killed at
-moments of every kind and at random times, and whoever comes next goes on without tidying up. The
-ordinary suite kills 200 of them, `make soak` a thousand. A failure tells its seed, which is taken
-from STOCK_ASSETS_TEST_SEED; it repeats all but those who were killed by time.
+Processes do what somebody types who has files ingested, trained and forecast, or what sensors and
+daemons do by themselves. They are killed at moments of every kind and at random times, and whoever
+comes next goes on without tidying up. The ordinary suite kills 200 of them, `make soak` a thousand.
+A failure tells its seed, which is taken from STOCK_ASSETS_TEST_SEED; it repeats all but those who
+were killed by time.
 """
 
+import logging
 import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.breaking import STAGES, Ended, Life, Undisturbed, Workshop, digest_of
+from tests.breaking import (
+    STAGES,
+    Ended,
+    Life,
+    Undisturbed,
+    Workshop,
+    by_hand,
+    by_itself,
+    digest_of,
+)
 from tests.conftest import SOAK, empty_database
 
 SEED = int(os.environ.get("STOCK_ASSETS_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
 BY_TIME = "any time"
-RISK = 0.2  # of letting somebody come through
+LOG = logging.getLogger(__name__)
+MOST_OF_A_STAGE = 16
+RISK = 0.1  # that somebody comes through
 
 
 @dataclass
@@ -50,8 +63,9 @@ class Reaper:
         """Kill whoever is at work until somebody comes through, in each stage."""
         self.lives += 1
         before = self.kills.total()
-        for stage in range(len(STAGES)):
-            while self._strike(life, stage, most).killed:
+        for stage in range(len(self.expected.rows)):
+            enough = min(most, self.kills.total() + MOST_OF_A_STAGE)
+            while self._strike(life, stage, enough).killed:
                 self._look(life, stage)
             self.expected.demand_same(life, stage, self._story(stage))
         left = life.leftovers()
@@ -72,7 +86,7 @@ class Reaper:
         elif kind == BY_TIME:
             after = undisturbed.seconds * self._random.random() ** 2
         else:
-            number = self._random.randint(1, self._moments(kind, stage))
+            number = self._moment(kind, stage)
         ended = self.shop.attempt(life, stage, kind, number, after=after)
         assert ended.error == "", self._story(stage)
         if ended.killed:
@@ -81,12 +95,16 @@ class Reaper:
             self._survived[stage].append(ended.seen)
         return ended
 
-    def _moments(self, kind: str, stage: int) -> int:
-        """How far to go: mostly as far as whoever had the least to do, so that many die."""
+    def _moment(self, kind: str, stage: int) -> int:
+        """Which moment of a kind: any of them now and then, else one that whoever is left comes to.
+
+        Whoever had the least to do until now tells how far that is.
+        """
         seen = [self.expected.ended[stage].seen, *self._survived[stage]]
         if self._random.random() < RISK:
-            seen = seen[:1]
-        return max(1, min(moments.get(kind, 0) for moments in seen))
+            return self._random.randint(1, seen[0][kind])
+        fewest = min(moments.get(kind, 0) for moments in seen)
+        return 1 + int(fewest * self._random.random() ** 2)
 
     def _look(self, life: Life, stage: int) -> None:
         """Nothing is there by halves."""
@@ -98,29 +116,51 @@ class Reaper:
         return f"seed {self.seed}, life {self.lives}, stage {stage}, {kills}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest) -> str:
-    """The address of a PostgreSQL server, or none."""
-    postgres = request.param == "postgresql"
-    return str(request.getfixturevalue("postgres_url")) if postgres else ""
+Haunt = Callable[[Undisturbed, Callable[[int], None], str, int], Counter[str]]
+
+
+@pytest.fixture
+def haunt(request: pytest.FixtureRequest, shop: Workshop, in_memory: Path) -> Haunt:
+    """Has one life after the other haunted, until so many are killed; how, is returned."""
+
+    def haunted(
+        undisturbed: Undisturbed, way: Callable[[int], None], database: str, kills: int
+    ) -> Counter[str]:
+        server = request.getfixturevalue("postgres_url") if database == "postgresql" else ""
+        reaper = Reaper(shop, undisturbed)
+        while reaper.kills.total() < kills:
+            url = server and empty_database(server, "killed", "synchronous_commit = off")
+            life = Life.begin(in_memory / "killed", url, way)
+            reaper.haunt(life, kills)
+            shutil.rmtree(life.home)
+        LOG.info("%d of %s on %s: %s", kills, way.__name__, database, dict(reaper.kills))
+        return reaper.kills
+
+    return haunted
 
 
 @pytest.mark.parametrize(
-    "kills",
+    ("database", "kills"),
     [
-        pytest.param(100, id="100 kills"),
-        pytest.param(500, id="500 kills", marks=SOAK),
+        ("sqlite", 136),
+        ("postgresql", 52),
+        pytest.param("sqlite", 400, marks=SOAK),
+        pytest.param("postgresql", 400, marks=SOAK),
     ],
 )
 @pytest.mark.timeout(3600)
-def test_whoever_is_killed_leaves_what_an_undisturbed_run_leaves(
-    shop: Workshop, undisturbed: Undisturbed, in_memory: Path, server: str, kills: int
+def test_whoever_is_killed_at_a_command_leaves_what_an_undisturbed_one_leaves(
+    haunt: Haunt, undisturbed: Undisturbed, database: str, kills: int
 ) -> None:
-    reaper = Reaper(shop, undisturbed)
-    while reaper.kills.total() < kills:
-        url = server and empty_database(server, "killed", "synchronous_commit = off")
-        life = Life.begin(in_memory / "killed", url)
-        reaper.haunt(life, kills)
-        shutil.rmtree(life.home)
+    killed = haunt(undisturbed, by_hand, database, kills)
     kinds = {BY_TIME}.union(*(ended.seen for ended in undisturbed.ended))
-    assert min(reaper.kills[kind] for kind in kinds) > 0, reaper.kills
+    assert min(killed[kind] for kind in kinds) > 0, killed
+
+
+@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=SOAK)])
+@pytest.mark.timeout(3600)
+def test_sensors_and_runs_that_are_killed_leave_what_undisturbed_ones_leave(
+    haunt: Haunt, shop: Workshop, in_memory: Path, kills: int
+) -> None:
+    life = Life.begin(in_memory / f"undisturbed itself {kills}", way=by_itself)
+    haunt(Undisturbed.of(shop, life, stages=2), by_itself, "sqlite", kills)
