@@ -316,6 +316,25 @@ def test_every_process_batches_unless_told_otherwise(
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "0")  # so that it is undone after this test
 
 
+@both
+def test_two_processes_may_add_the_same_partitions_at_once(open_instance: Open) -> None:
+    first, second = open_instance("ours"), open_instance("ours")
+    first.add_dynamic_partitions("others", ["K3"])
+    to_come = [["K1", "K2"]]
+
+    def be_overtaken(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("INSERT INTO dynamic_partitions") and to_come:
+            second.add_dynamic_partitions("others", to_come.pop())
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", be_overtaken)
+    try:
+        first.add_dynamic_partitions("others", ["K2", "K3", "K4"])
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", be_overtaken)
+    first.add_dynamic_partitions("others", [])
+    assert first.get_dynamic_partitions("others") == ["K3", "K1", "K2", "K4"]
+
+
 def test_a_range_is_read_once_for_all_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for: list[str] = []
     read = dg.DagsterInstance.get_dynamic_partitions

@@ -12,13 +12,15 @@ import dagster as dg
 import sqlalchemy as sa
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import DynamicPartitionsTable, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage
 from dagster_postgres.utils import pg_url_from_config
+from sqlalchemy.dialects.sqlite import insert
 
 _INSERT = SqlEventLogStorageTable.insert()
+_ADD_PARTITIONS = insert(DynamicPartitionsTable).on_conflict_do_nothing()
 _MATERIALIZED = dg.DagsterEventType.ASSET_MATERIALIZATION
 _PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
 _CHECK_PLANNED = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
@@ -90,6 +92,19 @@ class SqliteEvents(_Batches, SqliteEventLogStorage):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._db_lock: Any = RLock()  # a batch holds both files
+
+    def add_dynamic_partitions(
+        self, partitions_def_name: str, partition_keys: Sequence[str]
+    ) -> None:
+        """Add those that are not there, in one statement, as Dagster does in Postgres.
+
+        In SQLite it looks first and adds then: who adds the same at the same time fails.
+        """
+        of = {"partitions_def_name": partitions_def_name}
+        rows = [{**of, "partition": key} for key in partition_keys]
+        if rows:
+            with self.index_connection() as connection:
+                connection.execute(_ADD_PARTITIONS, rows)
 
 
 class PostgresEvents(_Batches, PostgresEventLogStorage):
