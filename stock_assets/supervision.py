@@ -14,6 +14,7 @@ from stock_assets.errors import SetupError
 
 _LOOK_EVERY_SECONDS = 0.1
 _PATIENCE_SECONDS = 30
+_STANDS_BACK = 10  # of 19
 
 
 def in_a_process(work: Callable[[], None]) -> None:
@@ -40,6 +41,9 @@ def demand_free(port: int) -> None:
 def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run Python with each of these arguments until one ends or a signal comes; then all end.
 
+    Those that come first stand back behind the last one where there is too little of a processor:
+    they work, and it answers.
+
     Returns:
         The exit code: 0 if a signal ended it, else that of the one that ended first.
     """
@@ -52,6 +56,8 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
         subprocess.Popen([sys.executable, *words], env=everywhere, process_group=0)  # noqa: S603
         for words in commands
     ]
+    for process in processes[:-1]:
+        os.setpriority(os.PRIO_PGRP, process.pid, _STANDS_BACK)
     while not codes:  # no lock or queue wakes for every signal
         time.sleep(_LOOK_EVERY_SECONDS)
         codes += [process.returncode for process in processes if process.poll() is not None]
