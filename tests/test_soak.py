@@ -21,7 +21,7 @@ from tests.commands import Up, cut_power, members, new_home, wait_until
 from tests.conftest import SOAK, as_csv, make_prices
 from tests.test_database import table
 
-MINUTES = 3
+MINUTES = 30
 TICKERS = [f"T{number:03}" for number in range(100)]
 READS = 100  # a second
 EVERY_SECONDS = 5.0  # somebody uploads
@@ -64,7 +64,7 @@ class Life:
 
     def train(self) -> None:
         """All tickers, every five minutes."""
-        while not self.over.wait(60):
+        while not self.over.wait(300):
             told = httpx.post(f"{self.up.url}/train", json={"tickers": TICKERS}, timeout=60)
             if not told.is_success:
                 self.faults.append(f"train: {told.text}")
