@@ -8,13 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 
 from stock_assets.errors import SetupError
 
 _LOOK_EVERY_SECONDS = 0.1
 _PATIENCE_SECONDS = 30
-_STANDS_BACK = 10  # of 19
+_NICE = 10  # as the command nice has it
 
 
 def in_a_process(work: Callable[[], None]) -> None:
@@ -53,11 +55,11 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
             signal.signal(number, lambda *_: codes.append(0))
     everywhere = os.environ | environment
     processes = [
-        subprocess.Popen([sys.executable, *words], env=everywhere, process_group=0)  # noqa: S603
+        subprocess.Popen([sys.executable, *words], env=everywhere, start_new_session=True)  # noqa: S603
         for words in commands
     ]
     for process in processes[:-1]:
-        os.setpriority(os.PRIO_PGRP, process.pid, _STANDS_BACK)
+        _stand_back(process)
     while not codes:  # no lock or queue wakes for every signal
         time.sleep(_LOOK_EVERY_SECONDS)
         codes += [process.returncode for process in processes if process.poll() is not None]
@@ -66,6 +68,13 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
     for process in processes:
         _wait_for(process)
     return codes[0]
+
+
+def _stand_back(process: subprocess.Popen[bytes]) -> None:
+    """Have it and all that it begins leave processors to others."""
+    with suppress(OSError):  # Linux shares them among sessions, before it looks into one
+        Path(f"/proc/{process.pid}/autogroup").write_text(f"{_NICE}")
+    os.setpriority(os.PRIO_PGRP, process.pid, _NICE)
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:

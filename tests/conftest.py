@@ -74,6 +74,11 @@ def postgres_server() -> Iterator[Any]:
 
     with tempfile.TemporaryDirectory() as folder:  # not pytest's own: run as root, the server
         server = get_server(folder)  # gives itself another user, who must be able to reach it
+        engine = sa.create_engine(server.get_uri(), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:  # processes are killed here, no machine is
+            connection.execute(sa.text("ALTER SYSTEM SET fsync = off"))
+            connection.execute(sa.text("SELECT pg_reload_conf()"))
+        engine.dispose()
         yield server
         server.cleanup()
 

@@ -163,7 +163,7 @@ def have_sensors_look(instance: dg.DagsterInstance) -> None:
     """
     now = time.time()
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-        data: Any = state.instigator_data
-        if max(data.last_tick_timestamp or 0, data.last_tick_start_timestamp or 0) > now:
+        data = state.sensor_instigator_data
+        if data and max(data.last_tick_timestamp or 0, data.last_tick_start_timestamp or 0) > now:
             looked = data._replace(last_tick_timestamp=now, last_tick_start_timestamp=now)
             instance.update_instigator_state(state.with_data(looked))
