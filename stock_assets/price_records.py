@@ -153,10 +153,12 @@ class PriceRecords(Connection):
                 "rejected": len(validation.rejected),
                 "rejections": dict(validation.broken_rules),
             }
+            if changed:  # else nothing is there to score that was not before
+                counts["scored"] = False
             connection.execute(
                 drops.update()
                 .where(drops.c.id == drop.id)
-                .values(status="accepted", error=None, scored=False, tickers=touched, **counts)
+                .values(status="accepted", error=None, tickers=touched, **counts)
             )
             staged.drop(connection)
         return Changes(

@@ -978,6 +978,15 @@ def test_forecast_is_scored_once(lived: Database) -> None:
     assert contents(lived) == before
 
 
+def test_a_drop_that_is_taken_again_leaves_nothing_to_score(lived: Database) -> None:
+    day = make_prices().tail(1).assign(date=pd.Timestamp("2019-07-01"))
+    for is_new in (True, False):
+        take(lived, day)
+        assert lived.is_scored() is not is_new
+        assert (lived.score_forecasts() > 0) is is_new
+        assert lived.is_scored()
+
+
 def test_nothing_is_scored_before_there_are_prices(database: Database) -> None:
     assert database.score_forecasts() == 0
 
