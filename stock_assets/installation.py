@@ -81,10 +81,7 @@ class Installation:
             files_at(home).write_each([("dagster.yaml", original.read_bytes())])
 
     def recover(self) -> None:
-        """Make ready for many processes: migrate the tables, end what is left of a lost session.
-
-        A database that is shared may know runs of other machines, which are not ours to judge.
-        """
+        """Make ready for many processes: migrate the tables, end what is left of a lost session."""
         from dagster import DagsterInstance  # noqa: PLC0415
 
         from stock_assets.defs.instance import fail_lost_runs, have_sensors_look  # noqa: PLC0415
@@ -93,8 +90,7 @@ class Installation:
         self.store.sweep()
         with DagsterInstance.get() as instance:
             have_sensors_look(instance)
-            if not self.settings.database_url:
-                fail_lost_runs(instance)
+            fail_lost_runs(instance, is_shared=bool(self.settings.database_url))
 
     def ingest(self, files: Sequence[tuple[Files, str]]) -> list[Ingested]:
         """Take files, by place and name; one that is refused does not stop the next."""

@@ -1,6 +1,7 @@
 """What Dagster loads: the shape of the platform, its instance, and the tools that look at it."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -355,6 +356,28 @@ def test_a_run_whose_process_is_gone_is_ended(
         fail_lost_runs(instance)
     (run,) = instance.get_runs()
     assert run.status is dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.parametrize("machine", ["this", "another"])
+def test_of_a_shared_database_runs_of_this_machine_alone_are_ended(
+    home: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", postgres_database)
+    monkeypatch.setattr(platform, "node", lambda: "this")
+    current_settings.cache_clear()
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for of in (machine, "another"):  # who has it tried again is whose it is
+            run = dg.DagsterRun(
+                "ingest_drop", status=dg.DagsterRunStatus.STARTED, tags={"stock_assets/machine": of}
+            )
+            monkeypatch.setattr(platform, "node", lambda: machine)
+            run_id = instance.add_run(run).run_id
+            monkeypatch.setattr(platform, "node", lambda: "this")
+            fail_lost_runs(instance, is_shared=True)
+            found = instance.get_run_by_id(run_id)
+            assert found
+            is_ended = found.status is dg.DagsterRunStatus.FAILURE
+            assert is_ended is (machine == "this")
 
 
 @pytest.mark.parametrize(

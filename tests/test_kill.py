@@ -157,10 +157,17 @@ def test_whoever_is_killed_at_a_command_leaves_what_an_undisturbed_one_leaves(
     assert min(killed[kind] for kind in kinds) > 0, killed
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=SOAK)])
+@pytest.mark.parametrize(
+    ("database", "kills"),
+    [
+        ("sqlite", 12),
+        pytest.param("sqlite", 100, marks=SOAK),
+        pytest.param("postgresql", 100, marks=SOAK),
+    ],
+)
 @pytest.mark.timeout(3600)
 def test_sensors_and_runs_that_are_killed_leave_what_undisturbed_ones_leave(
-    haunt: Haunt, shop: Workshop, in_memory: Path, kills: int
+    haunt: Haunt, shop: Workshop, in_memory: Path, database: str, kills: int
 ) -> None:
-    life = Life.begin(in_memory / f"undisturbed itself {kills}", way=by_itself)
-    haunt(Undisturbed.of(shop, life, stages=2), by_itself, "sqlite", kills)
+    life = Life.begin(in_memory / f"undisturbed itself {database} {kills}", way=by_itself)
+    haunt(Undisturbed.of(shop, life, stages=2), by_itself, database, kills)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from dagster._core.storage.sql import stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
 from dagster_postgres.run_storage import run_storage
 from dagster_postgres.utils import pg_alembic_config
 
@@ -49,7 +50,17 @@ class _PostgresStorage(DagsterPostgresStorage):
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None) -> None:
         _make_tables(postgres_url)
         super().__init__(postgres_url, inst_data=inst_data)
+        self._run_storage = _PostgresRuns(postgres_url)
         self._event_log_storage = PostgresEvents(postgres_url)
+
+
+class _PostgresRuns(PostgresRunStorage):
+    """Runs, each with the machine that it was asked for on, as several may share the database."""
+
+    def add_run(self, dagster_run: dg.DagsterRun) -> dg.DagsterRun:
+        """Note a run."""
+        here = {**dagster_run.tags, _MACHINE_TAG: platform.node()}
+        return super().add_run(dagster_run.with_tags(here))
 
 
 def _make_tables(url: str) -> None:
@@ -75,6 +86,7 @@ def _make_tables(url: str) -> None:
     engine.dispose()
 
 
+_MACHINE_TAG = "stock_assets/machine"
 _LOCK = 7_301_867_463  # any number that is ours alone
 _MIGRATIONS = {  # of rows, of which there are none yet
     **REQUIRED_DATA_MIGRATIONS,
@@ -123,15 +135,22 @@ def _alone_in(home: Path) -> Iterator[None]:
         yield
 
 
-def fail_lost_runs(instance: dg.DagsterInstance) -> None:
+def fail_lost_runs(instance: dg.DagsterInstance, *, is_shared: bool = False) -> None:
     """End the runs whose process on this machine is gone, as after a power cut.
 
     Dagster notices a worker that dies before its code server does, but not one that dies with it:
     such a run would count as in progress, and hold one of the few places of the queue. It is tried
     again, however often that happens, as it is not to blame.
+
+    Args:
+        instance: Whose runs.
+        is_shared: Other machines may have runs there, too, which are not ours to judge.
     """
-    in_progress = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
-    for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
+    in_progress = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
+        tags={_MACHINE_TAG: platform.node()} if is_shared else None,
+    )
+    for run in instance.get_runs(in_progress):
         entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
         told = [
             (int(str(metadata["pid"].value)), entry.timestamp)
