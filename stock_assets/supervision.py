@@ -8,15 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from multiprocessing import get_context
-from pathlib import Path
 
 from stock_assets.errors import SetupError
 
 _LOOK_EVERY_SECONDS = 0.1
 _PATIENCE_SECONDS = 30
-_NICE = 10  # as the command nice has it
 
 
 def in_a_process(work: Callable[[], None]) -> None:
@@ -43,9 +40,6 @@ def demand_free(port: int) -> None:
 def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run Python with each of these arguments until one ends or a signal comes; then all end.
 
-    Those that come first stand back behind the last one where there is too little of a processor:
-    they work, and it answers.
-
     Returns:
         The exit code: 0 if a signal ended it, else that of the one that ended first.
     """
@@ -55,11 +49,9 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
             signal.signal(number, lambda *_: codes.append(0))
     everywhere = os.environ | environment
     processes = [
-        subprocess.Popen([sys.executable, *words], env=everywhere, start_new_session=True)  # noqa: S603
+        subprocess.Popen([sys.executable, *words], env=everywhere, process_group=0)  # noqa: S603
         for words in commands
     ]
-    for process in processes[:-1]:
-        _stand_back(process)
     while not codes:  # no lock or queue wakes for every signal
         time.sleep(_LOOK_EVERY_SECONDS)
         codes += [process.returncode for process in processes if process.poll() is not None]
@@ -68,13 +60,6 @@ def run_together(*commands: Sequence[str], environment: Mapping[str, str]) -> in
     for process in processes:
         _wait_for(process)
     return codes[0]
-
-
-def _stand_back(process: subprocess.Popen[bytes]) -> None:
-    """Have it and all that it begins leave processors to others."""
-    with suppress(OSError):  # Linux shares them among sessions, before it looks into one
-        Path(f"/proc/{process.pid}/autogroup").write_text(f"{_NICE}")
-    os.setpriority(os.PRIO_PGRP, process.pid, _NICE)
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,12 +203,6 @@ class Up(Service):
         """Begin, and wait for the service; Dagster takes longer."""
         ports = ("--port", self.web.port, "--api-port", self.port)
         self.begin(STOCK_ASSETS, "up", *ports, **settings)
-
-    def hurry(self) -> None:
-        """Have Dagster stand back no more, where it is waited for and others have much to do."""
-        for session in sessions(self.process):
-            with suppress(OSError):  # a kernel without
-                Path(f"/proc/{session}/autogroup").write_text("0")
 
     def forecast_tickers(self) -> set[str]:
         """Tickers with a forecast that is made of their newest prices."""

@@ -51,7 +51,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     up = Up(new_home(tmp_path_factory.mktemp("up")))
     try:
         up.start()
-        up.hurry()
         yield up
     finally:
         cut_power(up.process)
@@ -273,7 +272,6 @@ def test_up_goes_on_after_a_power_cut(up: Up) -> None:
     )
     cut_power(up.process)
     up.start()
-    up.hurry()
     wait_until("forecast", lambda: "OXY" in up.forecast_tickers(), seconds=240)
 
 

@@ -108,7 +108,6 @@ def monitored(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> It
     with ExitStack() as stack:
         stack.callback(lambda: cut_power(up.process))
         up.start(DATABASE_URL=database)
-        up.hurry()
         node = f"--web.listen-address=127.0.0.1:{ports['9100']}"
         stack.enter_context(running("prometheus-node-exporter", node))
         exporter = f"--web.listen-address=127.0.0.1:{ports['9187']}"

@@ -173,7 +173,6 @@ def told(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> dict[st
         commands.start()
         try:
             up.start(DATABASE_URL=url, API_KEYS=str(KEY))
-            up.hurry()
             wait_until("Dagster", up.web.is_up, seconds=100)
             work(up)
             found = {**of_service(up, "at work"), **of_dagster(up)}

@@ -16,7 +16,6 @@ import pytest
 
 from stock_assets.errors import SetupError
 from stock_assets.supervision import in_a_process
-from tests.commands import wait_until
 
 PARENT = """
 import json, signal, sys
@@ -164,24 +163,6 @@ def test_they_get_the_environment_with_what_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OUTER", "of the shell")
     with family(UP + 'input(); print(f\'{os.environ["OUTER"]} {os.environ["TOLD"]}\')') as one:
         assert one.end("\n") == (0, ["of the shell by the parent", "over"])
-
-
-def autogroup(pid: int) -> str:
-    """The niceness of a process's session, where Linux has that."""
-    path = Path(f"/proc/{pid}/autogroup")
-    return path.read_text().partition(" ")[2].strip() if path.exists() else ""
-
-
-def test_the_last_one_is_served_first() -> None:
-    with family(STAYS, STAYS, STAYS) as one:
-        back, too, last = (psutil.Process(pid) for pid in one.children)
-        wait_until("who stands back", lambda: back.nice() == too.nice() > 0, seconds=10)
-        assert last.nice() == psutil.Process().nice()
-        of_sessions = [autogroup(pid) for pid in (os.getpid(), *one.children)]
-        if of_sessions[0]:  # a kernel that shares among them
-            assert of_sessions[1:] == ["nice 10", "nice 10", "nice 0"]
-        one.parent.send_signal(signal.SIGTERM)
-        one.end()
 
 
 # Work in a process of its own
