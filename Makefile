@@ -23,7 +23,7 @@ up: install      ## Forecasts on :8000, Dagster on :3000, until Ctrl-C
 test: lint type  ## Lint, types and the whole test suite
 	$(BIN)/pytest
 
-soak: install    ## What takes hours: a thousand kills, a million files, half an hour of everything at once
+soak: install    ## What takes hours: a thousand kills, half a million files, half an hour of everything at once
 	STOCK_ASSETS_TEST_SOAK=yes $(BIN)/pytest -n0 -m soak
 
 bench: install   ## Measure side by side, and write the tables into the README

@@ -35,7 +35,7 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from dagster._cli.api import _execute_run_command_body
-from dagster._core.launcher import LaunchRunContext, RunLauncher
+from dagster._core.launcher import LaunchRunContext
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
@@ -46,7 +46,6 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres.run_storage import run_storage
 from dagster_postgres.schedule_storage import schedule_storage
 from exchange_calendars import get_calendar
@@ -175,31 +174,8 @@ LOOKS = 3  # a file is taken at the second one
 LOG = logging.getLogger(__name__)
 
 
-class Here(RunLauncher, ConfigurableClass):
+class Here(dg.DefaultRunLauncher):
     """Has the process that launches a run do its work, as a process that is begun for it does."""
-
-    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._inst_data = inst_data
-
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        """What dagster.yaml has."""
-        return self._inst_data
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    @classmethod
-    def from_config_value(
-        cls,
-        inst_data: ConfigurableClassData | None,
-        config_value: Any,  # noqa: ARG003
-    ) -> "Here":
-        """As dagster.yaml has it."""
-        return cls(inst_data)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Do its work."""
@@ -209,10 +185,6 @@ class Here(RunLauncher, ConfigurableClass):
             lambda _: None,
             set_exit_code_on_failure=False,
         )
-
-    def terminate(self, run_id: str) -> bool:
-        """Nobody asks for it."""
-        raise NotImplementedError(run_id)
 
 
 WAYS = {way.__name__: way for way in (by_hand, by_itself)}
@@ -738,7 +710,7 @@ class Undisturbed:
         assert life.files() == self.files[stage], story
 
 
-BEGIN = "from tests import breaking; breaking.main()"
+BEGIN = "from tests import breaking; breaking.main()"  # by the name that dagster.yaml has, too
 
 
 @contextmanager

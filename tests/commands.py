@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,17 +56,12 @@ def wait_until(what: str, look: Callable[[], Any], *, seconds: float) -> Any:
     pytest.fail(f"no {what} within {seconds} s")
 
 
-def sessions(process: subprocess.Popen[bytes]) -> set[int]:
-    """Its terminal session, and those of the processes that it has begun."""
-    return {process.pid, *(child.pid for child in psutil.Process(process.pid).children())}
-
-
-def members(of: Collection[int]) -> list[psutil.Process]:
-    """The processes of these sessions that are alive."""
+def members(session: int) -> list[psutil.Process]:
+    """The processes of a terminal session that are alive."""
     found = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) in of and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
@@ -101,9 +96,8 @@ def press_ctrl_c(process: subprocess.Popen[bytes]) -> None:
 
 
 def cut_power(process: subprocess.Popen[bytes]) -> None:
-    """Kill it and all processes that it has begun, none of which hears of it."""
-    all_of_it = sessions(process) if process.poll() is None else {process.pid}
-    while alive := members(all_of_it):
+    """Kill all processes of its terminal session, none of which hears of it."""
+    while alive := members(process.pid):
         for member in alive:
             member.kill()
     process.wait()

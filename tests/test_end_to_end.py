@@ -26,7 +26,6 @@ from tests.commands import (
     members,
     new_home,
     press_ctrl_c,
-    sessions,
     typed,
     wait_until,
 )
@@ -278,11 +277,10 @@ def test_up_goes_on_after_a_power_cut(up: Up) -> None:
 @pytest.mark.timeout(300)
 def test_ctrl_c_ends_all_of_up(up: Up) -> None:
     wait_until("web UI", up.web.is_up, seconds=90)
-    all_of_it = sessions(up.process)
     press_ctrl_c(up.process)
     assert up.process.wait(30) == 0
     assert '"level": "error"' not in (up.home / "output.log").read_text()  # of the service
-    wait_until("end of all processes", lambda: not members(all_of_it), seconds=15)
+    wait_until("end of all processes", lambda: not members(up.process.pid), seconds=15)
 
 
 @pytest.mark.timeout(200)

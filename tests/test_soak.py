@@ -17,7 +17,7 @@ import pytest
 
 from stock_assets.database import Database
 from tests.bench.load import Load, get, steady
-from tests.commands import Up, cut_power, members, new_home, sessions, wait_until
+from tests.commands import Up, cut_power, members, new_home, wait_until
 from tests.conftest import SOAK, as_csv, make_prices
 from tests.test_database import table
 
@@ -78,7 +78,7 @@ class Life:
     def watch(self) -> None:
         """The memory of those that stay, in megabytes; runs come and go."""
         found = {
-            part: next(p for p in members(sessions(self.up.process)) if words <= {*p.cmdline()})
+            part: next(p for p in members(self.up.process.pid) if words <= {*p.cmdline()})
             for part, words in PARTS.items()
         }
         while not self.over.wait(10):

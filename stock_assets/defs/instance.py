@@ -43,6 +43,17 @@ from dagster_postgres.utils import pg_alembic_config
 from stock_assets.defs.event_log import PostgresEvents, SqliteEvents
 from stock_assets.settings import current_settings
 
+_MACHINE_TAG = "stock_assets/machine"
+_LOCK = 7_301_867_463  # any number that is ours alone
+_MIGRATIONS = {  # of rows, of which there are none yet
+    **REQUIRED_DATA_MIGRATIONS,
+    **OPTIONAL_DATA_MIGRATIONS,
+    **EVENT_LOG_DATA_MIGRATIONS,
+    **ASSET_DATA_MIGRATIONS,
+    **REQUIRED_SCHEDULE_DATA_MIGRATIONS,
+    **OPTIONAL_SCHEDULE_DATA_MIGRATIONS,
+}
+
 
 class _PostgresStorage(DagsterPostgresStorage):
     """Dagster's storage in Postgres, with the log of ours."""
@@ -84,18 +95,6 @@ def _make_tables(url: str) -> None:
             done = [{"name": name, "migration_completed": now} for name in _MIGRATIONS]
             connection.execute(SecondaryIndexMigrationTable.insert(), done)
     engine.dispose()
-
-
-_MACHINE_TAG = "stock_assets/machine"
-_LOCK = 7_301_867_463  # any number that is ours alone
-_MIGRATIONS = {  # of rows, of which there are none yet
-    **REQUIRED_DATA_MIGRATIONS,
-    **OPTIONAL_DATA_MIGRATIONS,
-    **EVENT_LOG_DATA_MIGRATIONS,
-    **ASSET_DATA_MIGRATIONS,
-    **REQUIRED_SCHEDULE_DATA_MIGRATIONS,
-    **OPTIONAL_SCHEDULE_DATA_MIGRATIONS,
-}
 
 
 class InstanceStorage(DagsterSqliteStorage):
