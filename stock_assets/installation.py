@@ -84,7 +84,8 @@ class Installation:
         """Make ready for many processes: migrate the tables, end what is left of a lost session."""
         from dagster import DagsterInstance  # noqa: PLC0415
 
-        from stock_assets.defs.instance import fail_lost_runs, have_sensors_look  # noqa: PLC0415
+        from stock_assets.defs.instance import have_sensors_look  # noqa: PLC0415
+        from stock_assets.defs.launcher import fail_lost_runs  # noqa: PLC0415
 
         self.database.engine  # noqa: B018  connecting migrates
         self.store.sweep()

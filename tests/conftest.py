@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -214,19 +215,27 @@ def names(files: Files) -> list[str]:
     return sorted(path.removeprefix(f"{root}/") for path in s3fs().find(root))
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@contextmanager
+def home_of_settings(folder: Path) -> Iterator[Path]:
     """An empty home with our dagster.yaml, which the settings of this process name."""
-    home = tmp_path / "dagster_home"
+    home = folder / "dagster_home"
     home.mkdir()
     shutil.copy(ROOT / "dagster_home" / "dagster.yaml", home)
-    for name in [name for name in os.environ if name.startswith("STOCK_ASSETS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("STOCK_ASSETS_HOME", str(home))
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("STOCK_ASSETS_")]:
+            patch.delenv(name)
+        patch.setenv("STOCK_ASSETS_HOME", str(home))
+        patch.setenv("DAGSTER_HOME", str(home))
+        current_settings.cache_clear()
+        yield home
     current_settings.cache_clear()
-    yield home
-    current_settings.cache_clear()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """An empty home with our dagster.yaml, which the settings of this process name."""
+    with home_of_settings(tmp_path) as home:
+        yield home
 
 
 @pytest.fixture

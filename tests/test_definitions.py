@@ -1,26 +1,20 @@
 """What Dagster loads: the shape of the platform, its instance, and the tools that look at it."""
 
-import os
-import platform
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import dagster as dg
-import psutil
 import pytest
 import sqlalchemy as sa
 from dagster_postgres import DagsterPostgresStorage
 
 from stock_assets.definitions import defs
 from stock_assets.defs import assets
-from stock_assets.defs.instance import _is_alive, _make_tables, fail_lost_runs
+from stock_assets.defs.instance import _make_tables
 from stock_assets.files import Folder
 from stock_assets.settings import current_settings
 from tests.conftest import ROOT, empty_database
@@ -319,102 +313,3 @@ def tables_at(url: str) -> dict[str, Any]:
             )
     engine.dispose()
     return found
-
-
-def test_a_run_whose_process_lives_is_not_lost(instance: dg.DagsterInstance) -> None:
-    @dg.asset
-    def looks_for_lost_runs(context: dg.AssetExecutionContext) -> str:
-        fail_lost_runs(context.instance)
-        run = context.instance.get_run_by_id(context.run.run_id)
-        return run.status.value if run else "gone"
-
-    result = dg.materialize([looks_for_lost_runs], instance=instance)
-    assert result.output_for_node("looks_for_lost_runs") == "STARTED"
-
-
-DIES = """
-import os, signal, dagster as dg
-
-@dg.asset
-def dies():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-dg.materialize([dies], instance=dg.DagsterInstance.get())
-"""
-
-
-@pytest.mark.parametrize("is_reaped", [True, False])
-def test_a_run_whose_process_is_gone_is_ended(
-    instance: dg.DagsterInstance, *, is_reaped: bool
-) -> None:
-    with subprocess.Popen([sys.executable, "-c", DIES]) as killed:
-        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # dead, and left as a zombie
-        if is_reaped:
-            assert killed.wait() == -signal.SIGKILL
-        (run,) = instance.get_runs()
-        assert run.status is dg.DagsterRunStatus.STARTED
-        fail_lost_runs(instance)
-    (run,) = instance.get_runs()
-    assert run.status is dg.DagsterRunStatus.FAILURE
-
-
-@pytest.mark.parametrize("machine", ["this", "another"])
-def test_of_a_shared_database_runs_of_this_machine_alone_are_ended(
-    home: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch, machine: str
-) -> None:
-    monkeypatch.setenv("STOCK_ASSETS_DATABASE_URL", postgres_database)
-    monkeypatch.setattr(platform, "node", lambda: "this")
-    current_settings.cache_clear()
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        for of in (machine, "another"):  # who has it tried again is whose it is
-            run = dg.DagsterRun(
-                "ingest_drop", status=dg.DagsterRunStatus.STARTED, tags={"stock_assets/machine": of}
-            )
-            monkeypatch.setattr(platform, "node", lambda: machine)
-            run_id = instance.add_run(run).run_id
-            monkeypatch.setattr(platform, "node", lambda: "this")
-            fail_lost_runs(instance, is_shared=True)
-            found = instance.get_run_by_id(run_id)
-            assert found
-            is_ended = found.status is dg.DagsterRunStatus.FAILURE
-            assert is_ended is (machine == "this")
-
-
-@pytest.mark.parametrize(
-    ("most", "will_retry"), [({}, "true"), ({"dagster/max_retries": "0"}, "false")]
-)
-def test_to_be_lost_with_its_session_counts_as_no_try(
-    instance: dg.DagsterInstance, most: dict[str, str], will_retry: str
-) -> None:
-    """But a command's runs are never tried again by daemons."""
-    first = last = None
-    for _ in range(2 + 3):
-        run = dg.DagsterRun(
-            job_name="ingest_drop",
-            run_id=str(uuid4()),
-            status=dg.DagsterRunStatus.STARTED,
-            root_run_id=first,
-            parent_run_id=last,
-            tags=last_tags(instance, last) | most,
-        )
-        instance.add_run(run)
-        fail_lost_runs(instance)
-        found = instance.get_run_by_id(run.run_id)
-        assert found
-        assert (found.status, found.tags["dagster/will_retry"]) == (
-            dg.DagsterRunStatus.FAILURE,
-            will_retry,
-        )
-        first, last = first or run.run_id, run.run_id
-
-
-def last_tags(instance: dg.DagsterInstance, run_id: str | None) -> dict[str, str]:
-    """The tags that the next try of a run inherits."""
-    run = instance.get_run_by_id(run_id) if run_id else None
-    tags = run.tags if run else {}
-    return {name: text for name, text in tags.items() if name == "dagster/max_retries"}
-
-
-def test_a_process_is_not_the_one_that_had_its_id_before() -> None:
-    assert _is_alive(os.getpid(), time.time())
-    assert not _is_alive(os.getpid(), psutil.Process().create_time() - 1)

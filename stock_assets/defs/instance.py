@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 import sqlalchemy as sa
 from dagster._core.scheduler.instigation import InstigatorType
 from dagster._core.storage.event_log.migration import (
@@ -34,16 +33,15 @@ from dagster._core.storage.schedules.migration import (
 from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._core.storage.sql import stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, _event_logs_directory
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresRunStorage
 from dagster_postgres.run_storage import run_storage
 from dagster_postgres.utils import pg_alembic_config
 
 from stock_assets.defs.event_log import PostgresEvents, SqliteEvents
+from stock_assets.defs.launcher import MACHINE_TAG
 from stock_assets.settings import current_settings
 
-_MACHINE_TAG = "stock_assets/machine"
 _LOCK = 7_301_867_463  # any number that is ours alone
 _MIGRATIONS = {  # of rows, of which there are none yet
     **REQUIRED_DATA_MIGRATIONS,
@@ -70,7 +68,7 @@ class _PostgresRuns(PostgresRunStorage):
 
     def add_run(self, dagster_run: dg.DagsterRun) -> dg.DagsterRun:
         """Note a run."""
-        here = {**dagster_run.tags, _MACHINE_TAG: platform.node()}
+        here = {**dagster_run.tags, MACHINE_TAG: platform.node()}
         return super().add_run(dagster_run.with_tags(here))
 
 
@@ -132,46 +130,6 @@ def _alone_in(home: Path) -> Iterator[None]:
     with (home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or its process ends
         yield
-
-
-def fail_lost_runs(instance: dg.DagsterInstance, *, is_shared: bool = False) -> None:
-    """End the runs whose process on this machine is gone, as after a power cut.
-
-    Dagster notices a worker that dies before its code server does, but not one that dies with it:
-    such a run would count as in progress, and hold one of the few places of the queue. It is tried
-    again, however often that happens, as it is not to blame.
-
-    Args:
-        instance: Whose runs.
-        is_shared: Other machines may have runs there, too, which are not ours to judge.
-    """
-    in_progress = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
-        tags={_MACHINE_TAG: platform.node()} if is_shared else None,
-    )
-    for run in instance.get_runs(in_progress):
-        entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
-        told = [
-            (int(str(metadata["pid"].value)), entry.timestamp)
-            for entry in entries
-            if "pid" in (metadata := entry.get_dagster_event().engine_event_data.metadata)
-        ]
-        if not told or not _is_alive(*told[-1]):
-            if tries := int(run.tags.get(MAX_RETRIES_TAG, instance.run_retries_max_retries)):
-                instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: f"{tries + 1}"})
-            instance.report_run_failed(run, "The process of this run was lost.")
-
-
-def _is_alive(pid: int, at: float) -> bool:
-    """Whether the process that had this id at that time still runs.
-
-    A dead one may linger until it is reaped, and its id may be another's by now.
-    """
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() <= at and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def have_sensors_look(instance: dg.DagsterInstance) -> None:

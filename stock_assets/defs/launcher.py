@@ -1,0 +1,158 @@
+"""Runs as processes of this machine, and what becomes of those that are lost."""
+
+import os
+import platform
+import signal
+import sys
+from multiprocessing import get_context
+from typing import Any, Self
+
+import dagster as dg
+import psutil
+from dagster._cli.api import _execute_run_command_body
+from dagster._core.instance import InstanceRef
+from dagster._core.launcher import (
+    CheckRunHealthResult,
+    LaunchRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster._utils.interrupts import capture_interrupts
+
+MACHINE_TAG = "stock_assets/machine"
+LIBRARIES = (  # none of our own code: a run has what its author has just written
+    "dagster._cli.api",
+    "dagster_postgres",
+    "exchange_calendars",
+    "numba",
+    "pandas",
+    "pandera.pandas",
+    "pyarrow.parquet",
+    "scipy.special",
+    "sklearn.linear_model",
+)
+_NICE = 10  # as the command nice has it
+
+_forking = get_context("forkserver")
+_forking.set_forkserver_preload([*LIBRARIES])
+_processes = _forking if sys.platform == "linux" else get_context("spawn")
+
+
+class ForkedRuns(RunLauncher[dg.DagsterInstance], ConfigurableClass):
+    """Forks each run from a process that has the libraries loaded, which Dagster's own loads anew.
+
+    Runs stand back behind whoever answers people where processors are short.
+    """
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        """Keep what Dagster made it of."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inst_data = inst_data
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """What dagster.yaml says of it."""
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """It takes nothing."""
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls,
+        inst_data: ConfigurableClassData | None,
+        config_value: Any,  # noqa: ARG003
+    ) -> Self:
+        """One for an instance."""
+        return cls(inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Begin a run."""
+        run_id = context.dagster_run.run_id
+        self._instance.add_run_tags(run_id, {MACHINE_TAG: platform.node()})
+        _processes.Process(target=_execute, args=(run_id, self._instance.get_ref())).start()
+
+    def terminate(self, run_id: str) -> bool:
+        """Have a run end; whether it will. A command's run ends with its command alone."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished or not self._instance.get_run_stats(run_id).launch_time:
+            return False
+        told = _worker(self._instance, run)
+        process = _alive(*told) if told and _is_here(run) else None
+        if process is None:
+            return False
+        self._instance.report_run_canceling(run)
+        process.send_signal(signal.SIGTERM)
+        return True
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Run monitoring may ask for it."""
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Whether the process of a run lives; those of other machines are not ours to judge."""
+        told = _worker(self._instance, run)
+        is_lost = told and _is_here(run) and not _alive(*told)
+        return CheckRunHealthResult(WorkerStatus.FAILED if is_lost else WorkerStatus.RUNNING)
+
+
+def _execute(run_id: str, ref: InstanceRef) -> None:
+    os.nice(_NICE)
+    with capture_interrupts(), dg.DagsterInstance.from_ref(ref) as instance:
+        _execute_run_command_body(run_id, instance, lambda _: None, set_exit_code_on_failure=False)
+
+
+def _is_here(run: dg.DagsterRun) -> bool:
+    return run.tags.get(MACHINE_TAG, platform.node()) == platform.node()
+
+
+def fail_lost_runs(instance: dg.DagsterInstance, *, is_shared: bool = False) -> None:
+    """End the runs whose process on this machine is gone, as after a power cut.
+
+    Dagster notices a worker that dies before its code server does, but not one that dies with it:
+    such a run would count as in progress, and hold one of the few places of the queue. It is tried
+    again, however often that happens, as it is not to blame.
+
+    Args:
+        instance: Whose runs.
+        is_shared: Other machines may have runs there, too, which are not ours to judge.
+    """
+    in_progress = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
+        tags={MACHINE_TAG: platform.node()} if is_shared else None,
+    )
+    for run in instance.get_runs(in_progress):
+        told = _worker(instance, run)
+        if not told or not _alive(*told):
+            if tries := int(run.tags.get(MAX_RETRIES_TAG, instance.run_retries_max_retries)):
+                instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: f"{tries + 1}"})
+            instance.report_run_failed(run, "The process of this run was lost.")
+
+
+def _worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[int, float] | None:
+    """The process that works at a run and when it said so, if it has."""
+    entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    told = [
+        (int(str(metadata["pid"].value)), entry.timestamp)
+        for entry in entries
+        if "pid" in (metadata := entry.get_dagster_event().engine_event_data.metadata)
+    ]
+    return told[-1] if told else None
+
+
+def _alive(pid: int, at: float) -> psutil.Process | None:
+    """The process that had this id at that time, if it still runs.
+
+    A dead one may linger until it is reaped, and its id may be another's by now.
+    """
+    try:
+        process = psutil.Process(pid)
+        is_it = process.create_time() <= at and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if is_it else None
