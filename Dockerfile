@@ -14,7 +14,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python3 -c "import ensurepip" || { apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*; }
-RUN python3 -m venv /opt/stock-assets && python3 -m venv /opt/uv
+RUN python3 -m venv --without-pip /opt/stock-assets && python3 -m venv /opt/uv
 WORKDIR /build
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 # What runs need, and nothing of what tests do: uv takes versions and hashes from the lock.
@@ -24,8 +24,11 @@ RUN /opt/uv/bin/pip install "$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.l
         --constraint requirements.lock --requirement pyproject.toml $(printf -- ' --extra %s' $(echo "$EXTRA" | tr , ' '))
 COPY stock_assets ./stock_assets
 RUN /opt/uv/bin/uv pip install --python /opt/stock-assets --no-cache --no-deps . \
-    && /opt/uv/bin/uv pip uninstall --python /opt/stock-assets pip \
     && find /opt/stock-assets -type d -name tests -prune -exec rm -r {} +
+# The list of what is installed, as CycloneDX; scanners of images know it by its ending.
+RUN /opt/uv/bin/uv pip install --python /opt/uv --no-cache --only-binary :all: --constraint requirements.lock cyclonedx-bom \
+    && /opt/uv/bin/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible \
+        --output-file stock-assets.cdx.json /opt/stock-assets
 
 FROM base
 ARG VERSION=0.1.0
@@ -41,6 +44,7 @@ ENV PATH=/opt/stock-assets/bin:$PATH \
     PYTHONUNBUFFERED=1
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin stock-assets
 COPY --from=build /opt/stock-assets /opt/stock-assets
+COPY --from=build /build/stock-assets.cdx.json /usr/share/sbom/
 COPY dagster_home/dagster.yaml /opt/dagster/dagster_home/
 USER 10001:10001
 EXPOSE 8000

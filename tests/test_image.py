@@ -1,13 +1,17 @@
 """The image: what its file says, without an engine that could build it."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import distribution, version
 from itertools import pairwise
 from json import loads
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -113,6 +117,42 @@ def test_it_can_do_besides_what_is_asked_for(extras: str) -> None:
     asked = [word for before, word in pairwise(given) if before == "--extra"]
     assert asked == extras.split(",")
     assert given[-1] == asked[-1]
+
+
+def run(command: str, root: Path) -> None:
+    """Run it below a root of its own, with the tools that are here: nothing is fetched."""
+    here = command.replace("/opt/uv", sys.prefix).replace("/opt/stock-assets", f"{root}/env")
+    env = os.environ | {"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "UV_OFFLINE": "1"}
+    subprocess.run(["sh", "-c", here], cwd=root / "build", env=env, check=True)
+
+
+def test_the_list_of_what_is_installed_is_on_it(tmp_path: Path) -> None:
+    (made,) = [run for run in steps("RUN") if "venv --without-pip" in run]
+    (listed,) = [run for run in steps("RUN") if "cyclonedx_py" in run]
+    assert "--constraint requirements.lock cyclonedx-bom" in listed
+    (tmp_path / "build").mkdir()
+    for name in steps("COPY")[0].split()[:-1]:
+        shutil.copy(ROOT / name, tmp_path / "build")
+    run(made.split(" && ")[0], tmp_path)
+    (packages,) = tmp_path.glob("env/lib/python3*/site-packages")
+    assert not list(packages.iterdir())  # of Python's own pip and setuptools none is locked
+    for name in ("numpy", "pandas", "stock_assets"):
+        info = f"{name}-{version(name)}.dist-info"
+        shutil.copytree(str(distribution(name).locate_file(info)), packages / info)
+
+    run(listed, tmp_path)
+
+    told = loads((tmp_path / "build" / "stock-assets.cdx.json").read_text())
+    assert told["bomFormat"] == "CycloneDX"
+    assert told["metadata"]["component"]["name"] == "stock-assets"
+    assert {each["purl"] for each in told["components"]} == {
+        f"pkg:pypi/{name}@{version(name)}" for name in ("numpy", "pandas")
+    }
+    copied = [rest for word, rest in LAST if word == "COPY" and "--from=" in rest]
+    assert copied == [
+        "--from=build /opt/stock-assets /opt/stock-assets",
+        "--from=build /build/stock-assets.cdx.json /usr/share/sbom/",
+    ]
 
 
 class _Health(BaseHTTPRequestHandler):

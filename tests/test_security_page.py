@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -10,6 +12,7 @@ from packaging.requirements import Requirement
 from tests.conftest import ROOT
 from tests.test_alerts import ALERTS
 from tests.test_backup import PAGE, blocks
+from tests.test_hostile_dagster import Quiet, served
 
 TEXT = PAGE.read_text()
 
@@ -60,14 +63,16 @@ def test_every_alert_is_named_with_its_page() -> None:
 # Dependencies
 
 
-def locked() -> dict[str, tuple[str, set[str]]]:
-    """Version and hashes of each locked package; what is locked twice is so for other machines."""
+def locked(*, here: bool = False) -> dict[str, tuple[str, set[str]]]:
+    """Version and hashes of each locked package, or of those that are for this machine."""
     found: dict[str, tuple[str, set[str]]] = {}
     for entry in re.split(r"\n(?=\w)", (ROOT / "requirements.lock").read_text()):
         words = entry.replace("\\\n", " ").split(" --hash=sha256:")
         if "==" in words[0]:
             told = Requirement(words[0].strip())
             (version,) = (each.version for each in told.specifier)
+            if here and told.marker and not told.marker.evaluate():
+                continue
             found[f"{told.name}=={version}"] = (version, {word.strip() for word in words[1:]})
     return found
 
@@ -92,7 +97,52 @@ def test_the_list_of_packages_has_each_with_version_and_hashes(tmp_path: Path) -
     assert all(each["purl"].startswith("pkg:pypi/") for each in told["components"])
 
 
-def test_an_audit_that_cannot_be_made_says_so() -> None:
-    done = made("audit", "OSV=nowhere.invalid")
+@contextmanager
+def osv(*with_holes: str) -> Iterator[tuple[str, set[str]]]:
+    """The address of a service that speaks as OSV does, and what it was asked for."""
+    asked = set()
+
+    class Osv(Quiet):
+        def do_POST(self) -> None:  # noqa: N802  as the server calls it
+            query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            package = f"{query['package']['name']}=={query['version']}"
+            asked.add(package)
+            mended = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "9999"}]}]
+            hole = {"id": "HOLE-1", "affected": [{"package": query["package"], "ranges": mended}]}
+            told = json.dumps({"vulns": [hole]} if package in with_holes else {}).encode()
+            self.send_response(200 if self.path == "/v1/query" else 404)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+    with served(Osv) as url:
+        yield url, asked
+
+
+OLD = "jinja2==2.4.1"  # has holes that all know of
+
+
+def test_an_audit_asks_for_every_package_of_this_machine() -> None:
+    with osv(OLD) as (url, asked):
+        done = made("audit", f"OSV={url}")
+    assert done.returncode == 0, done.stderr
+    assert "No known vulnerabilities found" in done.stderr
+    assert asked == {OLD, *locked(here=True)}
+
+
+def test_an_audit_fails_and_names_what_has_a_hole() -> None:
+    package = next(iter(locked(here=True)))
+    with osv(OLD, package) as (url, _):
+        done = made("audit", f"OSV={url}")
     assert done.returncode != 0
-    assert "nowhere.invalid cannot be reached from here: nothing was audited" in done.stdout
+    told = [line.split() for line in done.stdout.splitlines()]
+    assert [*package.split("=="), "HOLE-1", "9999"] in told
+
+
+def test_an_audit_that_cannot_be_made_says_so() -> None:
+    with osv() as (knows_nothing, _):
+        for url in (knows_nothing, "https://nowhere.invalid"):
+            done = made("audit", f"OSV={url}")
+            assert done.returncode != 0
+            assert f"{url} cannot be reached from here, or knows no hole" in done.stdout
+            assert "nothing was audited" in done.stdout
