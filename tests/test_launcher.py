@@ -85,6 +85,11 @@ class Launched:
         """Wait until Dagster knows it as such."""
         wait_until(status.value, lambda: self.run.status is status, seconds=30)
 
+    def wait_until_gone(self) -> None:
+        """Wait until its process is no more."""
+        told = self.told["pid"], time.time()
+        wait_until("its end", lambda: not _alive(*told), seconds=30)
+
     def monitor(self) -> None:
         """Do what the daemon does every few seconds."""
         with WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget()) as workspace:
@@ -103,7 +108,7 @@ def launched(one_instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[Launc
     launched = Launched(one_instance, tmp_path)
     yield launched
     (tmp_path / "over").touch()
-    wait_until("its end", lambda: not _alive(launched.told["pid"], time.time()), seconds=30)
+    launched.wait_until_gone()
 
 
 def test_a_run_is_a_process_of_its_own_which_stands_back(launched: Launched) -> None:
@@ -135,18 +140,29 @@ def test_a_run_that_is_canceled_ends(launched: Launched) -> None:
 
 def test_a_run_whose_process_is_killed_fails_and_is_not_canceled(launched: Launched) -> None:
     launched.process.kill()
-    wait_until("its end", lambda: not _alive(launched.told["pid"], time.time()), seconds=30)
+    launched.wait_until_gone()
     assert not launched.instance.run_launcher.terminate(launched.id)
     launched.monitor()
     assert launched.run.status is STATUS.FAILURE
     assert launched.run.tags["dagster/will_retry"] == "true"
 
 
+def test_a_run_that_ends_while_it_is_canceled_is_no_error(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object) -> None:
+        launched.process.kill()
+        launched.wait_until_gone()
+
+    monkeypatch.setattr(dg.DagsterInstance, "report_run_canceling", too_late)
+    assert not launched.instance.run_launcher.terminate(launched.id)
+
+
 def test_a_run_of_another_machine_is_not_judged(
     launched: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched.process.kill()
-    wait_until("its end", lambda: not _alive(launched.told["pid"], time.time()), seconds=30)
+    launched.wait_until_gone()
     with monkeypatch.context() as patch:
         patch.setattr(platform, "node", lambda: "another")
         launched.monitor()

@@ -86,7 +86,10 @@ class ForkedRuns(RunLauncher[dg.DagsterInstance], ConfigurableClass):
         if process is None:
             return False
         self._instance.report_run_canceling(run)
-        process.send_signal(signal.SIGTERM)
+        try:
+            process.send_signal(signal.SIGTERM)
+        except psutil.NoSuchProcess:  # it has just ended
+            return False
         return True
 
     @property
