@@ -55,6 +55,7 @@ from stock_assets import engine
 from stock_assets.cli import in_words
 from stock_assets.database import Database
 from stock_assets.defs.automation import LOOK_EVERY_SECONDS
+from stock_assets.defs.launcher import ForkedRuns
 from stock_assets.drops import register
 from stock_assets.errors import RunFailedError
 from stock_assets.files import Files, files_at
@@ -64,15 +65,13 @@ from tests.test_database import Rows, contents
 
 UNCLEAR = "not told in words:"
 MODELS = "ridge"  # nothing to compile
-IN_ONE_PROCESS = """
+NOTHING_KEPT = """
 compute_logs: # as on Kubernetes; else each run begins four processes to keep what it prints
   module: dagster._core.storage.noop_compute_log_manager
   class: NoOpComputeLogManager
-
-run_launcher:
-  module: tests.breaking
-  class: Here
 """
+LAUNCHER = "module: stock_assets.defs.launcher\n  class: ForkedRuns\n"
+LAUNCHES_HERE = "module: tests.breaking\n  class: Here\n"
 PATIENCE_SECONDS = 120.0  # with a child
 patch = pytest.MonkeyPatch()  # of a process that is made to be broken; nothing is undone there
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "NUMBA")}
@@ -174,7 +173,7 @@ LOOKS = 3  # a file is taken at the second one
 LOG = logging.getLogger(__name__)
 
 
-class Here(dg.DefaultRunLauncher):
+class Here(ForkedRuns):
     """Has the process that launches a run do its work, as a process that is begun for it does."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
@@ -741,5 +740,6 @@ def new_home(home: Path) -> Path:
     """A home where nothing was dropped yet."""
     (home / "drops").mkdir(parents=True, exist_ok=True)
     ours = (ROOT / "dagster_home" / "dagster.yaml").read_text()
-    (home / "dagster.yaml").write_text(ours + IN_ONE_PROCESS)
+    assert LAUNCHER in ours
+    (home / "dagster.yaml").write_text(ours.replace(LAUNCHER, LAUNCHES_HERE) + NOTHING_KEPT)
     return home

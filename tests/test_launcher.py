@@ -132,6 +132,17 @@ def test_it_finds_the_libraries_loaded_and_our_own_code_not(tmp_path: Path) -> N
     assert "stock_assets" not in loaded
 
 
+def test_a_run_outlives_the_process_that_it_was_forked_from(launched: Launched) -> None:
+    """Another one takes its place for the next run, here of the next test."""
+    forked_from = launched.process.parent()
+    assert forked_from
+    forked_from.kill()
+    forked_from.wait()
+    launched.monitor()
+    (launched.folder / "over").touch()
+    launched.wait_for(STATUS.SUCCESS)
+
+
 def test_a_run_that_is_canceled_ends(launched: Launched) -> None:
     assert launched.instance.run_launcher.terminate(launched.id)
     launched.wait_for(STATUS.CANCELED)
