@@ -27,6 +27,7 @@ from tests.commands import wait_until
 from tests.conftest import home_of_settings
 
 STATUS = dg.DagsterRunStatus
+NOW = time.time
 LOG = logging.getLogger(__name__)
 JOB = """
 import json, os, time
@@ -156,6 +157,18 @@ def test_a_run_whose_process_is_killed_fails_and_is_not_canceled(launched: Launc
     launched.monitor()
     assert launched.run.status is STATUS.FAILURE
     assert launched.run.tags["dagster/will_retry"] == "true"
+
+
+def test_a_run_goes_on_when_the_clock_is_set(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = launched.process.create_time()
+    for hours in (-2, 2):  # when a process began is told by the clock of now
+        told = begun + 3600 * hours
+        monkeypatch.setattr(psutil.Process, "create_time", lambda _, told=told: told)
+        monkeypatch.setattr(time, "time", lambda hours=hours: NOW() + 3600 * hours)
+        launched.monitor()
+        assert launched.run.status is STATUS.STARTED
 
 
 def test_a_run_that_ends_while_it_is_canceled_is_no_error(

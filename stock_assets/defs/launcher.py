@@ -4,6 +4,7 @@ import os
 import platform
 import signal
 import sys
+import time
 from multiprocessing import get_context
 from typing import Any, Self
 
@@ -41,9 +42,10 @@ _processes = _forking if sys.platform == "linux" else get_context("spawn")
 
 
 class ForkedRuns(RunLauncher[dg.DagsterInstance], ConfigurableClass):
-    """Forks each run from a process that has the libraries loaded, which Dagster's own loads anew.
+    """Forks each run from a process that has the libraries loaded.
 
-    Runs stand back behind whoever answers people where processors are short.
+    A run that Dagster's own launcher begins loads them anew, which takes it 2 s of a processor.
+    Where processors are short, runs stand back behind those who answer people.
     """
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
@@ -77,7 +79,7 @@ class ForkedRuns(RunLauncher[dg.DagsterInstance], ConfigurableClass):
         _processes.Process(target=_execute, args=(run_id, self._instance.get_ref())).start()
 
     def terminate(self, run_id: str) -> bool:
-        """Have a run end; whether it will. A command's run ends with its command alone."""
+        """Have a run end; tells whether it will. That of a command ends with its command alone."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished or not self._instance.get_run_stats(run_id).launch_time:
             return False
@@ -98,9 +100,12 @@ class ForkedRuns(RunLauncher[dg.DagsterInstance], ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Whether the process of a run lives; those of other machines are not ours to judge."""
+        """Whether the process of a run lives; those of other machines are not ours to judge.
+
+        Whether its id is another's by now is not asked: after a clock was set it would seem so.
+        """
         told = _worker(self._instance, run)
-        is_lost = told and _is_here(run) and not _alive(*told)
+        is_lost = told and _is_here(run) and not _alive(told[0], time.time())
         return CheckRunHealthResult(WorkerStatus.FAILED if is_lost else WorkerStatus.RUNNING)
 
 
@@ -117,9 +122,8 @@ def _is_here(run: dg.DagsterRun) -> bool:
 def fail_lost_runs(instance: dg.DagsterInstance, *, is_shared: bool = False) -> None:
     """End the runs whose process on this machine is gone, as after a power cut.
 
-    Dagster notices a worker that dies before its code server does, but not one that dies with it:
-    such a run would count as in progress, and hold one of the few places of the queue. It is tried
-    again, however often that happens, as it is not to blame.
+    Dagster's monitoring notices most of them, too, but takes each for a try of the run, which is
+    not to blame: it is tried again, however often that happens.
 
     Args:
         instance: Whose runs.
