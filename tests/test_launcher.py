@@ -138,7 +138,7 @@ def test_a_run_outlives_the_process_that_it_was_forked_from(launched: Launched) 
     forked_from = launched.process.parent()
     assert forked_from
     forked_from.kill()
-    forked_from.wait()
+    wait_until("its end", lambda: forked_from.status() == psutil.STATUS_ZOMBIE, seconds=30)
     launched.monitor()
     (launched.folder / "over").touch()
     launched.wait_for(STATUS.SUCCESS)
