@@ -114,7 +114,7 @@ def launched(one_instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[Launc
 
 def test_a_run_is_a_process_of_its_own_which_stands_back(launched: Launched) -> None:
     assert launched.told["pid"] != os.getpid()
-    assert launched.told["nice"] == 10
+    assert launched.told["nice"] == min(19, os.nice(0) + 10)
     launched.monitor()
     assert launched.run.status is STATUS.STARTED
     (launched.folder / "over").touch()
