@@ -256,7 +256,7 @@ def code_server(node: Node) -> Iterator[int]:
             wait_until("code server", is_up, seconds=60)
             yield port
         finally:
-            process.terminate()
+            process.kill()  # it holds nothing, and told to end it may take forever
 
 
 @contextmanager
