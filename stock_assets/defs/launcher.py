@@ -6,20 +6,13 @@ import signal
 import sys
 import time
 from multiprocessing import get_context
-from typing import Any, Self
 
 import dagster as dg
 import psutil
 from dagster._cli.api import _execute_run_command_body
 from dagster._core.instance import InstanceRef
-from dagster._core.launcher import (
-    CheckRunHealthResult,
-    LaunchRunContext,
-    RunLauncher,
-    WorkerStatus,
-)
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.storage.tags import MAX_RETRIES_TAG
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster._utils.interrupts import capture_interrupts
 
 MACHINE_TAG = "stock_assets/machine"
@@ -41,36 +34,12 @@ _forking.set_forkserver_preload([*LIBRARIES])
 _processes = _forking if sys.platform == "linux" else get_context("spawn")
 
 
-class ForkedRuns(RunLauncher[dg.DagsterInstance], ConfigurableClass):
+class ForkedRuns(dg.DefaultRunLauncher):
     """Forks each run from a process that has the libraries loaded.
 
     A run that Dagster's own launcher begins loads them anew, which takes it 2 s of a processor.
     Where processors are short, runs stand back behind those who answer people.
     """
-
-    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        """Keep what Dagster made it of."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._inst_data = inst_data
-
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        """What dagster.yaml says of it."""
-        return self._inst_data
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """It takes nothing."""
-        return {}
-
-    @classmethod
-    def from_config_value(
-        cls,
-        inst_data: ConfigurableClassData | None,
-        config_value: Any,  # noqa: ARG003
-    ) -> Self:
-        """One for an instance."""
-        return cls(inst_data)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Begin a run."""
