@@ -336,7 +336,7 @@ def packed(random: Random, content: bytes) -> bytes:
             return gzip.compress(content[:half], mtime=0) + gzip.compress(content[half:], mtime=0)
         case 4:
             return whole + random.choice(
-                (bytes(9), b"garbage", whole[:3], b"\x1f", gzip.compress(b""))
+                (bytes(9), b"garbage", whole[:3], b"\x1f", gzip.compress(b"", mtime=0))
             )
         case 5:
             return gzip.compress(whole, mtime=0)
