@@ -19,11 +19,13 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from stock_assets.database import Database
 from stock_assets.defs.automation import (
     DROPS_AT_ONCE,
     MARKET_TAG,
+    SENSORS,
     drop_sensor,
     hourly_fetch,
     market_is_due,
@@ -214,6 +216,12 @@ def sensors(settings: Settings) -> Iterator[Sensors]:
         database = Database(settings.prediction_database_url)
         yield Sensors(settings, database, Store(files_at(settings.store)), instance)
         database.engine.dispose()
+
+
+@pytest.mark.parametrize("sensor", SENSORS, ids=lambda sensor: sensor.name)
+def test_a_sensor_looks_at_each_round_of_dagster(sensor: dg.SensorDefinition) -> None:
+    assert sensor.minimum_interval_seconds
+    assert sensor.minimum_interval_seconds < MIN_INTERVAL_LOOP_TIME
 
 
 # Drops
