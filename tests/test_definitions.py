@@ -143,11 +143,11 @@ def test_jobs_hold_drops_and_all_that_comes_of_them() -> None:
 
 def test_sensors_run_from_the_start() -> None:
     assert {
-        (s.name, s.job_name, s.minimum_interval_seconds, s.default_status)
+        (s.name, s.job_name, s.default_status)
         for s in map(defs().resolve_sensor_def, ("drop_sensor", "refresh_sensor"))
     } == {
-        ("drop_sensor", "ingest_drop", 5, dg.DefaultSensorStatus.RUNNING),
-        ("refresh_sensor", "refresh_tickers", 5, dg.DefaultSensorStatus.RUNNING),
+        ("drop_sensor", "ingest_drop", dg.DefaultSensorStatus.RUNNING),
+        ("refresh_sensor", "refresh_tickers", dg.DefaultSensorStatus.RUNNING),
     }
 
 

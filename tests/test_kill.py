@@ -142,8 +142,8 @@ def haunt(request: pytest.FixtureRequest, shop: Workshop, in_memory: Path) -> Ha
 @pytest.mark.parametrize(
     ("database", "kills"),
     [
-        ("sqlite", 136),
-        ("postgresql", 52),
+        ("sqlite", 156),
+        ("postgresql", 32),
         pytest.param("sqlite", 400, marks=SOAK),
         pytest.param("postgresql", 400, marks=SOAK),
     ],
